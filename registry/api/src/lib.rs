@@ -1,0 +1,20 @@
+//! The registry's contract: what registers, how it changes, and how a watcher follows.
+//!
+//! Everything here is a value or a pure step; the only thing that touches a socket is `client`, behind
+//! the feature of that name. The crate knows neither rules nor Eureka.
+
+pub mod change;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod duration;
+pub mod follow;
+pub mod hash;
+pub mod instance;
+pub mod names;
+pub mod setting;
+
+pub use change::{Change, Position, Reason, Update, WatchAnswer};
+pub use follow::Followed;
+pub use hash::ContentHash;
+pub use instance::{Endpoint, EndpointType, Instance, InstanceKey, Metadata, Registered, Registration, Status};
+pub use names::{InstanceId, Namespace, ServiceName};
