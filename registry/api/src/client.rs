@@ -165,7 +165,8 @@ impl Caller {
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| chain(&error))?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await.map_err(|error| chain(&*error))?;
+            let body =
+                Limited::new(body, ANSWER_LIMIT_BYTES).collect().await.map_err(|error| chain(&*error))?;
             Ok::<_, String>((head, body.to_bytes()))
         };
         match tokio::time::timeout(timeout, exchange).await {
@@ -222,7 +223,8 @@ pub fn watch_query(position: &Position, wait: Duration) -> String {
 /// The position that the headers of a watch answer name.
 pub fn position_of(answer: &Answer) -> Result<Position, CallError> {
     let index = answer.header("A8-Index").parse().map_err(|_| answer.garbled("A8-Index is no number"))?;
-    let hash: ContentHash = answer.header("A8-Hash").parse().map_err(|_| answer.garbled("A8-Hash is no hash"))?;
+    let hash: ContentHash =
+        answer.header("A8-Hash").parse().map_err(|_| answer.garbled("A8-Hash is no hash"))?;
     Ok(Position { epoch: answer.header("A8-Epoch").to_owned(), index, hash })
 }
 

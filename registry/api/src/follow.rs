@@ -109,7 +109,11 @@ mod tests {
         followed.apply(position(1, &[&a]), Update::Full(vec![a.clone()])).unwrap();
         let changes = vec![
             Change::Put(b.clone()),
-            Change::Delete { id: a.id.clone(), service_name: a.service_name.clone(), reason: Reason::Expired },
+            Change::Delete {
+                id: a.id.clone(),
+                service_name: a.service_name.clone(),
+                reason: Reason::Expired,
+            },
         ];
         followed.apply(position(3, &[&b]), Update::Delta { from: 1, changes }).unwrap();
         assert_eq!(followed.instances().values().collect::<Vec<_>>(), [&b]);

@@ -16,5 +16,7 @@ pub mod setting;
 pub use change::{Change, Position, Reason, Update, WatchAnswer};
 pub use follow::Followed;
 pub use hash::ContentHash;
-pub use instance::{Endpoint, EndpointType, Instance, InstanceKey, Metadata, Registered, Registration, Status};
+pub use instance::{
+    Endpoint, EndpointType, Instance, InstanceKey, Metadata, Registered, Registration, Status,
+};
 pub use names::{InstanceId, Namespace, ServiceName};

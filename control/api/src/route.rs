@@ -1,0 +1,238 @@
+//! Where a route rule sends requests: weighted backends, the path it captures, time and tries
+//! (spec/control-and-proxy.md 2.4).
+
+use std::time::Duration;
+
+use registry_api::ServiceName;
+use registry_api::duration::seconds_to_duration;
+
+use crate::rule::{BadRule, distinct};
+use crate::share::Share;
+use crate::wire::{RawBackend, RawResilience, RawRoute, RawUri};
+
+/// How one of a backend's instances is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LbType {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// Of two drawn at random, the one with fewer requests in flight.
+    LeastRequest,
+    /// Evenly at random.
+    Random,
+}
+
+impl LbType {
+    /// The word of the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastRequest => "least_request",
+            Self::Random => "random",
+        }
+    }
+}
+
+/// Limits of a backend; absent means the default of the spec.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[allow(missing_docs)]
+pub struct Resilience {
+    pub max_connections: Option<u64>,
+    pub max_pending_requests: Option<u64>,
+    pub max_requests: Option<u64>,
+    pub max_requests_per_connection: Option<u64>,
+    pub consecutive_errors: Option<u64>,
+    pub detection_interval: Option<Duration>,
+    pub sleep_window: Option<Duration>,
+}
+
+/// Instances of one service that carry all of some tags, with a share of the requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    /// The service; `None` means the rule's destination.
+    pub name: Option<ServiceName>,
+    /// At least one; an instance must carry all of them. As written.
+    pub tags: Vec<String>,
+    /// As written; `None` shares the rest equally with the other backends without one.
+    pub weight: Option<Share>,
+    /// Choice among the instances; `None` means the default.
+    pub lb_type: Option<LbType>,
+    /// Limits.
+    pub resilience: Option<Resilience>,
+}
+
+/// The path condition of a `uri`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// The beginning of the path.
+    Prefix(String),
+}
+
+/// Which request path a route captures, and what replaces it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UriMatch {
+    /// The condition.
+    pub path: PathMatch,
+    /// Replaces the matched part; `None` leaves the path alone.
+    pub rewrite: Option<String>,
+}
+
+/// The body of a route rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// At least one.
+    pub backends: Vec<Backend>,
+    /// Captures requests by path, whatever their first segment.
+    pub uri: Option<UriMatch>,
+    /// Total time including retries; `None` means the default of 15 s.
+    pub timeout: Option<Duration>,
+    /// Extra attempts; `None` means the default of 1.
+    pub retries: Option<u32>,
+}
+
+/// Weights may exceed 1 by this much in sum, for the sake of decimal fractions.
+const WEIGHT_TOLERANCE: f64 = 1e-6;
+
+impl Route {
+    /// The exact fraction of each backend, in order; they sum to 1 (spec 2.4, Weights). Backends without a
+    /// weight share the remainder equally; explicit weights that sum to less than 1 are scaled up.
+    pub fn shares(&self) -> Vec<f64> {
+        let given: f64 = self.backends.iter().filter_map(|b| b.weight).map(Share::fraction).sum();
+        let unset = self.backends.iter().filter(|backend| backend.weight.is_none()).count();
+        let rest = if unset == 0 { 0.0 } else { (1.0 - given).max(0.0) / unset as f64 };
+        let scale = if unset == 0 || given > 1.0 { 1.0 / given } else { 1.0 };
+        self.backends.iter().map(|b| b.weight.map_or(rest, |w| w.fraction() * scale)).collect()
+    }
+}
+
+impl TryFrom<RawRoute> for Route {
+    type Error = BadRule;
+    fn try_from(raw: RawRoute) -> Result<Self, BadRule> {
+        if raw.backends.is_empty() {
+            return Err(BadRule::new("route.backends", "is missing or empty"));
+        }
+        let backends = raw.backends.into_iter().map(backend).collect::<Result<Vec<_>, _>>()?;
+        let sum: f64 = backends.iter().filter_map(|b| b.weight).map(Share::fraction).sum();
+        if sum > 1.0 + WEIGHT_TOLERANCE {
+            return Err(BadRule::new(
+                "route.backends.weight",
+                format!("the weights sum to {sum}, more than 1"),
+            ));
+        }
+        let retries = u32::try_from(raw.http_req_retries)
+            .map_err(|_| BadRule::new("route.http_req_retries", "is negative or too large"))?;
+        Ok(Self {
+            backends,
+            uri: raw.uri.map(uri).transpose()?,
+            timeout: positive("route.http_req_timeout", raw.http_req_timeout)?,
+            retries: (retries > 0).then_some(retries),
+        })
+    }
+}
+
+fn backend(raw: RawBackend) -> Result<Backend, BadRule> {
+    if raw.tags.is_empty() {
+        return Err(BadRule::new("route.backends.tags", "is missing or empty"));
+    }
+    let tags = distinct("route.backends.tags", raw.tags)?;
+    let weight = Share::new(raw.weight).map_err(|e| BadRule::new("route.backends.weight", e.to_string()))?;
+    let lb_type = match raw.lb_type.as_str() {
+        "" => None,
+        "round_robin" => Some(LbType::RoundRobin),
+        "least_request" => Some(LbType::LeastRequest),
+        "random" => Some(LbType::Random),
+        other => return Err(BadRule::new("route.backends.lb_type", format!("`{other}` is unknown"))),
+    };
+    Ok(Backend {
+        name: ServiceName::new(&raw.name).ok(),
+        tags,
+        weight: (weight.fraction() > 0.0).then_some(weight),
+        lb_type,
+        resilience: raw.resilience.map(resilience).transpose()?,
+    })
+}
+
+fn uri(raw: RawUri) -> Result<UriMatch, BadRule> {
+    let path = match (raw.path.is_empty(), raw.prefix.is_empty()) {
+        (false, true) => PathMatch::Exact(raw.path),
+        (true, false) => PathMatch::Prefix(raw.prefix),
+        _ => return Err(BadRule::new("route.uri", "needs either path or prefix")),
+    };
+    Ok(UriMatch { path, rewrite: (!raw.prefix_rewrite.is_empty()).then_some(raw.prefix_rewrite) })
+}
+
+fn resilience(raw: RawResilience) -> Result<Resilience, BadRule> {
+    let count = |number: i64| {
+        u64::try_from(number)
+            .map(|count| (count > 0).then_some(count))
+            .map_err(|_| BadRule::new("route.backends.resilience", "a number is negative"))
+    };
+    let time = |seconds| positive("route.backends.resilience", seconds);
+    Ok(Resilience {
+        max_connections: count(raw.max_connections)?,
+        max_pending_requests: count(raw.max_pending_requests)?,
+        max_requests: count(raw.max_requests)?,
+        max_requests_per_connection: count(raw.max_requests_per_connection)?,
+        consecutive_errors: count(raw.consecutive_errors)?,
+        detection_interval: time(raw.detection_interval)?,
+        sleep_window: time(raw.sleep_window)?,
+    })
+}
+
+/// Zero is absent.
+pub(crate) fn positive(field: &'static str, seconds: f64) -> Result<Option<Duration>, BadRule> {
+    let duration =
+        seconds_to_duration(seconds).ok_or_else(|| BadRule::new(field, format!("{seconds} is no time")))?;
+    Ok((!duration.is_zero()).then_some(duration))
+}
+
+impl From<&Route> for RawRoute {
+    fn from(route: &Route) -> Self {
+        Self {
+            backends: route.backends.iter().map(RawBackend::from).collect(),
+            uri: route.uri.as_ref().map(RawUri::from),
+            http_req_timeout: route.timeout.map_or(0.0, |time| time.as_secs_f64()),
+            http_req_retries: route.retries.map_or(0, i64::from),
+        }
+    }
+}
+
+impl From<&Backend> for RawBackend {
+    fn from(backend: &Backend) -> Self {
+        Self {
+            name: backend.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            tags: backend.tags.clone(),
+            weight: backend.weight.map_or(0.0, Share::fraction),
+            lb_type: backend.lb_type.map(|lb| lb.as_str().to_owned()).unwrap_or_default(),
+            resilience: backend.resilience.as_ref().map(RawResilience::from),
+        }
+    }
+}
+
+impl From<&UriMatch> for RawUri {
+    fn from(uri: &UriMatch) -> Self {
+        let (path, prefix) = match &uri.path {
+            PathMatch::Exact(path) => (path.clone(), String::new()),
+            PathMatch::Prefix(prefix) => (String::new(), prefix.clone()),
+        };
+        Self { path, prefix, prefix_rewrite: uri.rewrite.clone().unwrap_or_default() }
+    }
+}
+
+impl From<&Resilience> for RawResilience {
+    fn from(limits: &Resilience) -> Self {
+        let count = |number: Option<u64>| number.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
+        let time = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
+        Self {
+            max_connections: count(limits.max_connections),
+            max_pending_requests: count(limits.max_pending_requests),
+            max_requests: count(limits.max_requests),
+            max_requests_per_connection: count(limits.max_requests_per_connection),
+            consecutive_errors: count(limits.consecutive_errors),
+            detection_interval: time(limits.detection_interval),
+            sleep_window: time(limits.sleep_window),
+        }
+    }
+}
