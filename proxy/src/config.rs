@@ -1,0 +1,307 @@
+//! The proxy's settings and their checked form (spec/control-and-proxy.md 3.1, design.md 6). Where a value
+//! came from is not known here: the program layers file, environment and flags.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgAction;
+use control_api::Identity;
+use control_api::client::{ControlClient, Node};
+use registry_api::setting::BadSetting;
+
+/// How the keys of the YAML file map to flags. Every flag's own name is a key as well.
+pub const FILE_KEYS: &[(&str, &str)] = &[
+    ("service.name", "service"),
+    ("service.tags", "service_tags"),
+    ("proxy_config.http_listener_host", "http_listener_host"),
+    ("proxy_config.http_listener_port", "http_listener_port"),
+    ("proxy_config.admin_host", "admin_host"),
+    ("proxy_config.admin_port", "admin_port"),
+    ("proxy_config.logging_dir", "logging_dir"),
+    ("controller.url", "controller_url"),
+    ("controller.token", "controller_token"),
+    ("controller.poll", "controller_poll"),
+];
+
+/// The name of the access log inside `logging_dir`.
+pub const ACCESS_LOG_FILE: &str = "a8_access.log";
+/// The most worker threads that are accepted.
+pub const THREADS_MAX: usize = 1024;
+
+const POLL_MIN: Duration = Duration::from_secs(1);
+const POLL_MAX: Duration = Duration::from_secs(3600);
+
+/// The settings of `a8 proxy`, unchecked.
+#[derive(clap::Args, Clone)]
+pub struct Settings {
+    /// Whom this proxy stands for, as `name` or `name:tag1,tag2`
+    #[arg(long = "service", env = "A8_SERVICE", default_value = "")]
+    pub service: String,
+    /// The tags of `service`, when it names none itself
+    #[arg(long = "service_tags", env = "A8_SERVICE_TAGS", value_delimiter = ',')]
+    pub service_tags: Vec<String>,
+    /// Register the service with the registry (not available yet)
+    #[arg(long = "register", env = "A8_REGISTER", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = false, action = ArgAction::Set)]
+    pub register: bool,
+    /// Serve as a proxy
+    #[arg(long = "proxy", env = "A8_PROXY", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = true, action = ArgAction::Set)]
+    pub proxy: bool,
+    /// The proxy's kind: `a8`, or its alias `envoy`
+    #[arg(long = "proxy_adapter", env = "A8_PROXY_ADAPTER", default_value = "a8")]
+    pub proxy_adapter: String,
+    /// Address the HTTP listener binds to
+    #[arg(long = "http_listener_host", env = "A8_HTTP_LISTENER_HOST", default_value = "0.0.0.0")]
+    pub http_listener_host: String,
+    /// Port of the HTTP listener; 0 takes a free one
+    #[arg(long = "http_listener_port", env = "A8_HTTP_LISTENER_PORT", default_value_t = 6379)]
+    pub http_listener_port: u16,
+    /// Address the admin listener binds to
+    #[arg(long = "admin_host", env = "A8_ADMIN_HOST", default_value = "127.0.0.1")]
+    pub admin_host: String,
+    /// Port of the admin listener; 0 takes a free one
+    #[arg(long = "admin_port", env = "A8_ADMIN_PORT", default_value_t = 6380)]
+    pub admin_port: u16,
+    /// Where control is; several are tried in turn
+    #[arg(
+        long = "controller_url",
+        env = "A8_CONTROLLER_URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8081"
+    )]
+    pub controller_url: Vec<String>,
+    /// Bearer token for control; its namespace is this proxy's
+    #[arg(
+        long = "controller_token",
+        env = "A8_CONTROLLER_TOKEN",
+        default_value = "",
+        hide_env_values = true
+    )]
+    pub controller_token: String,
+    /// Accepted for old configurations, 1s to 1h; changes are watched and arrive at once
+    #[arg(long = "controller_poll", env = "A8_CONTROLLER_POLL", default_value = "15s")]
+    pub controller_poll: String,
+    /// Stable id of this proxy for control; by default host name and listener port
+    #[arg(long = "node", env = "A8_NODE", default_value = "")]
+    pub node: String,
+    /// Worker threads; by default as many as the CPU quota allows
+    #[arg(long = "threads", env = "A8_THREADS")]
+    pub threads: Option<usize>,
+    /// Folder of the access log, `-` for standard output; by default `data_dir`
+    #[arg(long = "logging_dir", env = "A8_LOGGING_DIR")]
+    pub logging_dir: Option<PathBuf>,
+    /// Folder of the last good snapshot; created, used by one process at a time
+    #[arg(long = "data_dir", env = "A8_DATA_DIR", default_value = "a8-data/proxy")]
+    pub data_dir: PathBuf,
+    /// The request engine: `general`
+    #[arg(long = "engine", env = "A8_ENGINE", default_value = "general")]
+    pub engine: String,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("service", &self.service)
+            .field("service_tags", &self.service_tags)
+            .field("register", &self.register)
+            .field("proxy", &self.proxy)
+            .field("proxy_adapter", &self.proxy_adapter)
+            .field("http_listener_host", &self.http_listener_host)
+            .field("http_listener_port", &self.http_listener_port)
+            .field("admin_host", &self.admin_host)
+            .field("admin_port", &self.admin_port)
+            .field("controller_url", &self.controller_url)
+            .field("controller_token", &Hidden(&self.controller_token))
+            .field("controller_poll", &self.controller_poll)
+            .field("node", &self.node)
+            .field("threads", &self.threads)
+            .field("logging_dir", &self.logging_dir)
+            .field("data_dir", &self.data_dir)
+            .field("engine", &self.engine)
+            .finish()
+    }
+}
+
+/// Shows whether a secret is set, and no more.
+struct Hidden<'a>(&'a str);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "(hidden)" })
+    }
+}
+
+/// A token that never reaches a log.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Token(String);
+
+impl Token {
+    /// Any text; empty means no token.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The token for the wire, or `None`.
+    pub fn reveal(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(self.0.as_str())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hidden(&self.0).fmt(f)
+    }
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whom this proxy stands for.
+    pub identity: Identity,
+    /// Where requests come in; port 0 is any free one.
+    pub http: SocketAddr,
+    /// Where operators come in; port 0 is any free one.
+    pub admin: SocketAddr,
+    /// At least one.
+    pub controller_url: Vec<String>,
+    /// For control.
+    pub controller_token: Token,
+    /// Worker threads of the request path, at least 1.
+    pub threads: usize,
+    /// Where the access log goes.
+    pub access_log: LogTarget,
+    /// Folder of the last good snapshot.
+    pub data_dir: PathBuf,
+    node: String,
+}
+
+impl Settings {
+    /// Checks every setting; the first that cannot be used is named.
+    pub fn check(self) -> Result<Config, BadSetting> {
+        if self.register {
+            return Err(BadSetting::new("register", "registration by the proxy is not available yet"));
+        }
+        if !self.proxy {
+            return Err(BadSetting::new(
+                "proxy",
+                "a proxy that neither proxies nor registers serves no purpose",
+            ));
+        }
+        one_of("proxy_adapter", &self.proxy_adapter, &["a8", "envoy"])?;
+        one_of("engine", &self.engine, &["general"])?;
+        let poll = registry_api::duration::parse(&self.controller_poll)
+            .map_err(|error| BadSetting::new("controller_poll", error.to_string()))?;
+        if !(POLL_MIN..=POLL_MAX).contains(&poll) {
+            return Err(BadSetting::new("controller_poll", "is outside 1s to 1h"));
+        }
+        let controller_url: Vec<_> = self.controller_url.into_iter().filter(|url| !url.is_empty()).collect();
+        if controller_url.is_empty() {
+            return Err(BadSetting::new("controller_url", "is empty"));
+        }
+        let data_dir = self.data_dir;
+        if data_dir.as_os_str().is_empty() {
+            return Err(BadSetting::new("data_dir", "is empty"));
+        }
+        let access_log = match self.logging_dir {
+            Some(dir) if dir.as_os_str() == "-" => LogTarget::Stdout,
+            Some(dir) if !dir.as_os_str().is_empty() => LogTarget::File(dir.join(ACCESS_LOG_FILE)),
+            _ => LogTarget::File(data_dir.join(ACCESS_LOG_FILE)),
+        };
+        let config = Config {
+            identity: identity(&self.service, self.service_tags)?,
+            http: address("http_listener_host", &self.http_listener_host, self.http_listener_port)?,
+            admin: address("admin_host", &self.admin_host, self.admin_port)?,
+            controller_url,
+            controller_token: Token::new(self.controller_token),
+            threads: threads(self.threads)?,
+            access_log,
+            data_dir,
+            node: self.node,
+        };
+        config.client().map(|_| config)
+    }
+}
+
+impl Config {
+    /// A client of control.
+    pub fn client(&self) -> Result<ControlClient, BadSetting> {
+        // The URLs alone first, so that the setting that is named is the one to blame.
+        ControlClient::new(&self.controller_url, None)
+            .map_err(|error| BadSetting::new("controller_url", error.to_string()))?;
+        ControlClient::new(&self.controller_url, self.controller_token.reveal())
+            .map_err(|_| BadSetting::new("controller_token", "holds bytes that no header can carry"))
+    }
+
+    /// What this proxy says of itself to control, once the listener's port is known.
+    pub fn node(&self, listener: SocketAddr) -> Node {
+        let node = if self.node.is_empty() {
+            format!("{}:{}", host_name(), listener.port())
+        } else {
+            self.node.clone()
+        };
+        Node { node, identity: self.identity.clone(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+fn one_of(setting: &'static str, value: &str, words: &[&str]) -> Result<(), BadSetting> {
+    if words.contains(&value) {
+        return Ok(());
+    }
+    Err(BadSetting::new(setting, format!("`{value}` is not one of {}", words.join(", "))))
+}
+
+fn identity(text: &str, tags: Vec<String>) -> Result<Identity, BadSetting> {
+    let mut identity = Identity::parse(text);
+    if identity.service.is_none() && text.contains(':') {
+        return Err(BadSetting::new("service", format!("`{text}` has tags but no name")));
+    }
+    if identity.tags.is_empty() {
+        identity.tags = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
+    }
+    if identity.service.is_none() && !identity.tags.is_empty() {
+        return Err(BadSetting::new("service_tags", "there are tags but `service` names nobody"));
+    }
+    Ok(identity)
+}
+
+fn address(setting: &'static str, host: &str, port: u16) -> Result<SocketAddr, BadSetting> {
+    let ip = if host == "localhost" { "127.0.0.1" } else { host.trim_matches(['[', ']']) };
+    ip.parse::<IpAddr>()
+        .map(|ip| SocketAddr::new(ip, port))
+        .map_err(|_| BadSetting::new(setting, format!("`{host}` is no IP address")))
+}
+
+fn threads(asked: Option<usize>) -> Result<usize, BadSetting> {
+    match asked {
+        Some(count) if (1..=THREADS_MAX).contains(&count) => Ok(count),
+        Some(count) => Err(BadSetting::new("threads", format!("{count} is outside 1 to {THREADS_MAX}"))),
+        // Counts the CPUs this process may use, bounded by the CPU quota of its cgroups, version 1 and 2: in
+        // a container of half a core on a host of 64 this is 1.
+        None => Ok(std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX))),
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname"))
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok());
+    name.map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "proxy".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Settings from the command line, and what is refused.
+
+use std::path::Path;
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+#[derive(Parser, Debug)]
+struct Line {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn settings(flags: &[&str]) -> Settings {
+    Line::try_parse_from([&["a8"], flags].concat()).unwrap().settings
+}
+
+#[test]
+fn no_flags_give_the_documented_defaults() {
+    let config = settings(&[]).check().unwrap();
+    assert_eq!(config.http, "0.0.0.0:6379".parse().unwrap());
+    assert_eq!(config.admin, "127.0.0.1:6380".parse().unwrap());
+    assert_eq!(config.controller_url, ["http://127.0.0.1:8081"]);
+    assert_eq!(config.controller_token.reveal(), None);
+    assert_eq!(config.identity, Identity::default());
+    assert_eq!(config.access_log, LogTarget::File("a8-data/proxy/a8_access.log".into()));
+    assert!(config.threads >= 1);
+    assert!(config.node("127.0.0.1:4711".parse().unwrap()).node.ends_with(":4711"));
+}
+
+#[test]
+fn every_flag_is_taken() {
+    let config = settings(&[
+        "--service=reviews:v1,env=prod",
+        "--proxy",
+        "--proxy_adapter=envoy",
+        "--http_listener_host=::1",
+        "--http_listener_port=0",
+        "--admin_host=localhost",
+        "--admin_port=1",
+        "--controller_url=http://a:1,http://b:2",
+        "--controller_url=http://c:3/base",
+        "--controller_token=s3cret",
+        "--controller_poll=1",
+        "--node=n",
+        "--threads=3",
+        "--logging_dir=/var/log/",
+        "--data_dir=/d",
+        "--engine=general",
+    ])
+    .check()
+    .unwrap();
+    assert_eq!(config.identity.label(), "reviews:v1,env=prod");
+    assert_eq!(config.http, "[::1]:0".parse().unwrap());
+    assert_eq!(config.admin, "127.0.0.1:1".parse().unwrap());
+    assert_eq!(config.controller_url, ["http://a:1", "http://b:2", "http://c:3/base"]);
+    assert_eq!(config.controller_token.reveal(), Some("s3cret"));
+    assert_eq!(config.threads, 3);
+    assert_eq!(config.access_log, LogTarget::File("/var/log/a8_access.log".into()));
+    assert_eq!(config.data_dir, Path::new("/d"));
+    assert_eq!(config.node(config.http).node, "n");
+}
+
+#[test]
+fn the_access_log_goes_to_standard_output_for_a_dash() {
+    assert_eq!(settings(&["--logging_dir=-"]).check().unwrap().access_log, LogTarget::Stdout);
+}
+
+#[test]
+fn booleans_stand_alone_or_carry_a_value() {
+    for (flags, proxy) in [
+        (&["--proxy"][..], true),
+        (&["--proxy", "true"], true),
+        (&["--proxy=true"], true),
+        (&["--proxy=false"], false),
+        (&["--proxy", "false"], false),
+    ] {
+        assert_eq!(settings(flags).proxy, proxy, "{flags:?}");
+    }
+}
+
+#[test]
+fn tags_of_their_own_key_count_when_the_service_names_none() {
+    let tags = |flags: &[&str]| settings(flags).check().unwrap().identity.tags;
+    assert_eq!(tags(&["--service=reviews", "--service_tags=v1,v2"]), ["v1", "v2"]);
+    assert_eq!(tags(&["--service=reviews:v3", "--service_tags=v1,v2"]), ["v3"]);
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_by_name() {
+    for (flag, setting) in [
+        ("--register", "register"),
+        ("--proxy=false", "proxy"),
+        ("--proxy_adapter=nginx", "proxy_adapter"),
+        ("--engine=lane", "engine"),
+        ("--http_listener_host=nowhere.example", "http_listener_host"),
+        ("--admin_host=", "admin_host"),
+        ("--controller_url=123456", "controller_url"),
+        ("--controller_url=https://h:1", "controller_url"),
+        ("--controller_url=", "controller_url"),
+        ("--controller_token=a\nb", "controller_token"),
+        ("--controller_poll=48h", "controller_poll"),
+        ("--controller_poll=500ms", "controller_poll"),
+        ("--controller_poll=soon", "controller_poll"),
+        ("--threads=0", "threads"),
+        ("--threads=1025", "threads"),
+        ("--service=:v1", "service"),
+        ("--service_tags=v1", "service_tags"),
+        ("--data_dir=", "data_dir"),
+    ] {
+        let refused = Line::try_parse_from(["a8", flag]).map(|line| line.settings.check().unwrap_err());
+        // clap itself refuses an empty path.
+        let setting_refused = refused.map_or(setting, |bad| bad.setting);
+        assert_eq!(setting_refused, setting, "{flag}");
+    }
+}
+
+#[test]
+fn the_token_is_never_shown() {
+    let settings = settings(&["--controller_token=s3cret"]);
+    assert!(!format!("{settings:?}").contains("s3cret"));
+    assert!(!format!("{:?}", settings.check().unwrap()).contains("s3cret"));
+}
+
+#[test]
+fn every_flag_has_a_variable_and_every_file_key_a_flag() {
+    let command = Line::command();
+    for arg in command.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")) {
+        let flag = arg.get_long().unwrap();
+        assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("A8_{}", flag.to_uppercase()));
+    }
+    for (key, flag) in FILE_KEYS {
+        assert!(command.get_arguments().any(|arg| arg.get_long() == Some(flag)), "{key}");
+    }
+}
