@@ -1,0 +1,189 @@
+//! The laws of the catalog (spec/registry.md 1.6, 1.7 and 9.6), with time as a number.
+
+use std::time::Duration;
+
+use registry_api::follow::set_hash;
+use registry_api::{Endpoint, EndpointType};
+
+use super::*;
+
+const fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn admitted(service: &str, id: &str, status: &str, ttl_secs: u64) -> Admitted {
+    let instance = Instance {
+        id: InstanceId::new(id).unwrap(),
+        service_name: ServiceName::new(service).unwrap(),
+        endpoint: Endpoint { kind: EndpointType::Http, value: format!("{id}:80") },
+        ttl: ttl_secs as u32,
+        status: Status::new(status),
+        tags: vec![],
+        metadata: None,
+        last_heartbeat: None,
+    };
+    Admitted { instance, ttl: Duration::from_secs(ttl_secs) }
+}
+
+fn register(catalog: &mut Catalog, service: &str, id: &str, now: Timestamp) -> Result<Vec<Change>, Refused> {
+    catalog.apply(Command::Register(admitted(service, id, "UP", 30)), now)
+}
+
+fn ids(catalog: &Catalog) -> Vec<String> {
+    catalog.instances().map(|leased| leased.instance.id.to_string()).collect()
+}
+
+fn expired(service: &str, id: &str) -> Change {
+    Change::Delete { id: name(id), service_name: ServiceName::new(service).unwrap(), reason: Reason::Expired }
+}
+
+fn name(id: &str) -> InstanceId {
+    InstanceId::new(id).unwrap()
+}
+
+#[test]
+fn an_instance_goes_strictly_after_its_ttl() {
+    let mut catalog = Catalog::new(None);
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    assert_eq!(catalog.expire(at(30_000)), []);
+    assert_eq!(catalog.expire(at(30_001)), [expired("s", "a")]);
+    assert!(catalog.is_empty());
+    assert_eq!(catalog.services().count(), 0);
+    assert_eq!(catalog.renew(&name("a"), at(30_002)), Err(Refused::Unknown));
+    assert_eq!(catalog.apply(Command::Deregister(name("a")), at(30_002)), Err(Refused::Unknown));
+}
+
+#[test]
+fn a_renewal_restarts_the_lease_and_is_no_change() {
+    let mut catalog = Catalog::new(None);
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    for now in (15_000..150_000).step_by(15_000) {
+        assert_eq!(catalog.expire(at(now)), []);
+        catalog.renew(&name("a"), at(now)).unwrap();
+    }
+    assert_eq!(catalog.index(), 2);
+    assert_eq!(catalog.expire(at(165_000)), []);
+    assert_eq!(catalog.expire(at(165_001)).len(), 1);
+}
+
+#[test]
+fn an_identical_registration_is_no_change_but_restarts_the_lease() {
+    let mut catalog = Catalog::new(None);
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    let (index, hash) = (catalog.index(), catalog.hash());
+    assert_eq!(register(&mut catalog, "s", "a", at(20_000)), Ok(vec![]));
+    assert_eq!((catalog.index(), catalog.hash()), (index, hash));
+    assert_eq!(catalog.expire(at(50_000)), []);
+    assert_eq!(catalog.expire(at(50_001)).len(), 1);
+}
+
+#[test]
+fn a_shorter_lease_replaces_a_longer_one_at_once() {
+    let mut catalog = Catalog::new(None);
+    for (ttl, now) in [(600, 0), (10, 1_000), (600, 2_000), (10, 3_000)] {
+        catalog.apply(Command::Register(admitted("s", "a", "UP", ttl)), at(now)).unwrap();
+    }
+    assert_eq!(catalog.leases(), 1);
+    assert_eq!(catalog.expire(at(13_000)), []);
+    assert_eq!(catalog.expire(at(13_001)).len(), 1);
+}
+
+#[test]
+fn out_of_service_never_expires_until_its_status_changes() {
+    let mut catalog = Catalog::new(None);
+    catalog.apply(Command::Register(admitted("s", "out", "OUT_OF_SERVICE", 30)), at(0)).unwrap();
+    catalog.apply(Command::Register(admitted("s", "starting", "STARTING", 30)), at(0)).unwrap();
+    assert_eq!(catalog.leases(), 1);
+    assert_eq!(catalog.expire(at(10_000_000)), [expired("s", "starting")]);
+    assert_eq!(ids(&catalog), ["out"]);
+    register(&mut catalog, "s", "out", at(10_000_000)).unwrap();
+    assert_eq!(catalog.expire(at(10_030_001)), [expired("s", "out")]);
+}
+
+#[test]
+fn the_same_id_is_replaced_and_an_expired_one_comes_back() {
+    let mut catalog = Catalog::new(None);
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    let changes = catalog.apply(Command::Register(admitted("s", "a", "STARTING", 30)), at(1)).unwrap();
+    assert!(matches!(&changes[..], [Change::Put(instance)] if instance.status.as_str() == "STARTING"));
+    assert_eq!(catalog.len(), 1);
+    catalog.expire(at(100_000));
+    register(&mut catalog, "s", "a", at(100_000)).unwrap();
+    assert_eq!(ids(&catalog), ["a"]);
+}
+
+#[test]
+fn an_id_that_moves_to_another_service_leaves_the_first_visibly() {
+    let mut catalog = Catalog::new(None);
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    let changes = register(&mut catalog, "t", "a", at(1)).unwrap();
+    assert!(matches!(&changes[..], [Change::Delete { .. }, Change::Put(_)]));
+    assert_eq!(catalog.services().map(ServiceName::as_str).collect::<Vec<_>>(), ["t"]);
+    assert_eq!(catalog.index(), 4);
+}
+
+#[test]
+fn capacity_counts_all_services_spares_the_known_and_is_freed_at_once() {
+    let mut catalog = Catalog::new(Some(2));
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    register(&mut catalog, "t", "b", at(10_000)).unwrap();
+    assert_eq!(register(&mut catalog, "u", "c", at(0)), Err(Refused::Full));
+    assert_eq!(register(&mut catalog, "u", "c", at(0)), Err(Refused::Full));
+    assert!(register(&mut catalog, "s", "a", at(0)).is_ok());
+    catalog.apply(Command::Deregister(name("b")), at(0)).unwrap();
+    assert!(register(&mut catalog, "u", "c", at(20_000)).is_ok());
+    catalog.expire(at(30_001));
+    assert!(register(&mut catalog, "u", "d", at(30_001)).is_ok());
+    assert_eq!(register(&mut Catalog::new(Some(0)), "s", "a", at(0)), Err(Refused::Full));
+}
+
+#[test]
+fn hashes_are_those_that_a_watcher_computes() {
+    let mut catalog = Catalog::new(None);
+    for (service, id) in [("s", "a"), ("s", "b"), ("t", "c")] {
+        register(&mut catalog, service, id, at(0)).unwrap();
+    }
+    let set: Vec<_> = catalog.instances().map(|leased| leased.instance).collect();
+    assert_eq!(catalog.hash(), set_hash(&set));
+    assert_eq!(catalog.service_hash(&ServiceName::new("s").unwrap()), set_hash(&set[..2]));
+    for id in ["a", "b", "c"] {
+        catalog.apply(Command::Deregister(name(id)), at(1)).unwrap();
+    }
+    assert_eq!((catalog.hash(), catalog.bytes(), catalog.leases()), (ContentHash::default(), 0, 0));
+}
+
+#[test]
+fn what_was_kept_gets_a_whole_lease_and_is_no_change() {
+    let mut catalog = Catalog::new(Some(1));
+    let kept = vec![admitted("s", "a", "UP", 30), admitted("s", "b", "OUT_OF_SERVICE", 30)];
+    catalog.restore(kept, at(1_000_000));
+    assert_eq!(catalog.index(), 1);
+    assert_eq!(catalog.expire(at(1_030_000)), []);
+    assert_eq!(catalog.expire(at(1_030_001)), [expired("s", "a")]);
+    assert_eq!(ids(&catalog), ["b"]);
+}
+
+#[test]
+fn ten_thousand_that_renew_stay_and_exactly_the_silent_go() {
+    let mut catalog = Catalog::new(None);
+    let all: Vec<_> = (0..10_000).map(|number| format!("i{number}")).collect();
+    for id in &all {
+        catalog.apply(Command::Register(admitted("s", id, "UP", 3)), at(0)).unwrap();
+    }
+    let mut gone = 0;
+    for now in (100..=30_000).step_by(100) {
+        gone += catalog.expire(at(now)).len();
+        for (number, id) in all.iter().enumerate() {
+            // Each has its own rhythm between a quarter and a half of the TTL; every tenth falls silent.
+            let rhythm = 800 + (number as u64 % 7) * 100;
+            let silent = number % 10 == 0 && now > 10_000;
+            if now % rhythm == 0 && !silent {
+                catalog.renew(&name(id), at(now)).unwrap();
+            }
+        }
+    }
+    assert_eq!((gone, catalog.len()), (1_000, 9_000));
+    assert!(
+        (0..10_000).all(|number| catalog.entries.contains_key(all[number].as_str()) == (number % 10 != 0))
+    );
+}
