@@ -1,1 +1,40 @@
-//! stub
+//! The routing law: a table compiled from a snapshot, its decisions and their explanation.
+//!
+//! Pure: no runtime, no clock, no randomness, no engine. Time and chance are arguments; whatever lives
+//! (counters, ejections, metric handles) is hung onto the table by the proxy through [`Attach`].
+
+mod address;
+mod backend;
+mod bigrams;
+mod changes;
+mod decision;
+mod explain;
+mod fault;
+mod head;
+mod law;
+mod matching;
+mod narrate;
+mod pattern;
+mod pick;
+mod recorder;
+mod seed;
+mod service;
+mod split;
+mod table;
+mod uri;
+mod verdict;
+
+pub use address::Address;
+pub use backend::{Attach, Backend, BackendSpec, Endpoint, Endpoints};
+pub use decision::{
+    ActionRuleRef, BackendRef, Decision, Faults, Fired, Outcome, RETRIES_DEFAULT, Refusal, Rewrite,
+    RouteRuleRef, ServiceIndex, TIMEOUT_DEFAULT,
+};
+pub use explain::{ActionNote, AddressedBy, BackendNote, End, Explanation, InstanceNote, RuleNote};
+pub use fault::ActionRule;
+pub use head::{Headers, RequestHead, separator};
+pub use pick::{Load, pick};
+pub use seed::{Purpose, Seed, rule_key};
+pub use service::Service;
+pub use table::RouteTable;
+pub use verdict::{BACKOFF_BASE, BACKOFF_MAX, Budget, Failure, Verdict, verdict};

@@ -1,0 +1,144 @@
+//! A backend and its endpoints, with room for what the proxy hangs onto them. Live state is only carried
+//! here, never read.
+
+use std::sync::Arc;
+
+use control_api::{LbType, Resilience, RuleId};
+use registry_api::{Instance, ServiceName};
+
+use crate::address::Address;
+
+/// Gives live state and metric handles for parts of a table, resolved once while it is compiled. The same
+/// part of a later table must get the same state, so that a swap forgets nothing.
+pub trait Attach {
+    /// Hangs onto a service.
+    type Service;
+    /// Hangs onto a backend.
+    type Backend;
+    /// Hangs onto an endpoint.
+    type Endpoint;
+    /// The state of a service.
+    fn service(&self, name: &ServiceName) -> Self::Service;
+    /// The state of a backend of `destination`; `rule` is `None` for the default backend.
+    fn backend(
+        &self,
+        destination: &ServiceName,
+        rule: Option<&RuleId>,
+        backend: &BackendSpec<'_>,
+    ) -> Self::Backend;
+    /// The state of an endpoint.
+    fn endpoint(&self, service: &ServiceName, instance: &Arc<Instance>, address: &Address) -> Self::Endpoint;
+}
+
+/// What is known of a backend when its state is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct BackendSpec<'a> {
+    /// The service whose instances it uses.
+    pub service: &'a ServiceName,
+    /// Sorted.
+    pub tags: &'a [String],
+    /// See [`Backend::label`].
+    pub label: &'a str,
+    /// Limits; absent numbers mean the defaults of spec 2.4.
+    pub resilience: Resilience,
+}
+
+/// Instances among which a request is balanced.
+pub struct Backend<A: Attach> {
+    /// The service whose instances it uses.
+    pub service: ServiceName,
+    /// Sorted; empty for the default backend.
+    pub tags: Vec<String>,
+    /// The tags joined with commas; empty for the default backend.
+    pub label: String,
+    /// `service:label`, or the service alone: `dst` of the access log.
+    pub dst: String,
+    /// Choice among the endpoints.
+    pub lb: LbType,
+    /// Sorted by instance id.
+    pub endpoints: Endpoints<A>,
+    /// The route rule it belongs to; `None` for the default backend.
+    pub rule: Option<RuleId>,
+    /// Limits.
+    pub resilience: Resilience,
+    /// What the proxy hung onto it.
+    pub live: A::Backend,
+}
+
+/// Endpoints sorted by instance id, shared between the backends that use all of them.
+pub type Endpoints<A> = Arc<[Arc<Endpoint<A>>]>;
+
+/// One instance that can be dialled.
+pub struct Endpoint<A: Attach> {
+    /// As registered.
+    pub instance: Arc<Instance>,
+    /// Where it is dialled.
+    pub address: Address,
+    /// What the proxy hung onto it.
+    pub live: A::Endpoint,
+}
+
+impl Attach for () {
+    type Service = ();
+    type Backend = ();
+    type Endpoint = ();
+    fn service(&self, _: &ServiceName) {}
+    fn backend(&self, _: &ServiceName, _: Option<&RuleId>, _: &BackendSpec<'_>) {}
+    fn endpoint(&self, _: &ServiceName, _: &Arc<Instance>, _: &Address) {}
+}
+
+impl<A: Attach> Backend<A> {
+    /// All instances of a service, for requests that no route rule concerns.
+    pub(crate) fn default_of(service: &ServiceName, endpoints: &Endpoints<A>, attach: &A) -> Self {
+        let resilience = Resilience::default();
+        let spec = BackendSpec { service, tags: &[], label: "", resilience };
+        Self {
+            live: attach.backend(service, None, &spec),
+            service: service.clone(),
+            tags: Vec::new(),
+            label: String::new(),
+            dst: service.to_string(),
+            lb: LbType::default(),
+            endpoints: Arc::clone(endpoints),
+            rule: None,
+            resilience,
+        }
+    }
+
+    /// A backend as a rule writes it. `endpoints` are all of its service.
+    pub(crate) fn of_rule(
+        destination: &ServiceName,
+        rule: &RuleId,
+        written: &control_api::Backend,
+        endpoints: &Endpoints<A>,
+        attach: &A,
+    ) -> Self {
+        let service = written.name.as_ref().unwrap_or(destination);
+        let mut tags = written.tags.clone();
+        tags.sort_unstable();
+        let label = tags.join(",");
+        let resilience = written.resilience.unwrap_or_default();
+        let spec = BackendSpec { service, tags: &tags, label: &label, resilience };
+        Self {
+            live: attach.backend(destination, Some(rule), &spec),
+            service: service.clone(),
+            dst: format!("{service}:{label}"),
+            lb: written.lb_type.unwrap_or_default(),
+            endpoints: carrying(endpoints, &tags),
+            rule: Some(rule.clone()),
+            resilience,
+            tags,
+            label,
+        }
+    }
+}
+
+/// The endpoints whose instances carry every tag; the same allocation when all do.
+fn carrying<A: Attach>(endpoints: &Endpoints<A>, tags: &[String]) -> Endpoints<A> {
+    let carries = |endpoint: &Arc<Endpoint<A>>| tags.iter().all(|tag| endpoint.instance.tags.contains(tag));
+    if endpoints.iter().all(carries) {
+        Arc::clone(endpoints)
+    } else {
+        endpoints.iter().filter(|endpoint| carries(endpoint)).cloned().collect()
+    }
+}

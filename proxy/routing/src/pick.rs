@@ -1,0 +1,134 @@
+//! Which of a backend's endpoints takes an attempt. It keeps no count: turns enter as a ticket, chance as a
+//! draw, the state of the endpoints through [`Load`].
+
+use std::sync::Arc;
+
+use control_api::{Draw, LbType};
+
+use crate::backend::{Attach, Backend, Endpoint};
+use crate::seed::mix;
+
+/// What is known of endpoints right now.
+pub trait Load<E> {
+    /// Requests in flight.
+    fn active(&self, endpoint: &E) -> u32;
+    /// Whether it takes requests: not ejected, resolved.
+    fn usable(&self, endpoint: &E) -> bool;
+}
+
+/// Chooses an endpoint, as an index into `backend.endpoints`; `None` only when there are none.
+///
+/// Never one of `tried` while another remains, a usable one first; an unusable one rather than nothing.
+/// `ticket` counts the backend's attempts and decides in `round_robin`; `draw` decides otherwise.
+pub fn pick<A: Attach>(
+    backend: &Backend<A>,
+    load: &impl Load<A::Endpoint>,
+    tried: &[usize],
+    ticket: u64,
+    draw: Draw,
+) -> Option<usize> {
+    let field = Field { endpoints: &backend.endpoints, load, tried };
+    let ranks = [Rank::Good, Rank::Untried, Rank::Usable, Rank::Any];
+    ranks.into_iter().find_map(|rank| match backend.lb {
+        LbType::RoundRobin => field.in_turn(rank, ticket),
+        LbType::Random => field.any(rank, draw),
+        LbType::LeastRequest => field.less_busy(rank, draw),
+    })
+}
+
+/// Who may be chosen, from the best to the last resort.
+#[derive(Clone, Copy)]
+enum Rank {
+    Good,
+    Untried,
+    Usable,
+    Any,
+}
+
+struct Field<'a, A: Attach, L> {
+    endpoints: &'a [Arc<Endpoint<A>>],
+    load: &'a L,
+    tried: &'a [usize],
+}
+
+impl<A: Attach, L: Load<A::Endpoint>> Field<'_, A, L> {
+    fn is(&self, rank: Rank, index: usize) -> bool {
+        let usable = || self.load.usable(&self.endpoints[index].live);
+        let untried = || !self.tried.contains(&index);
+        match rank {
+            Rank::Good => untried() && usable(),
+            Rank::Untried => untried(),
+            Rank::Usable => usable(),
+            Rank::Any => true,
+        }
+    }
+
+    /// The first guess is nearly always right, and then nobody else is looked at. Otherwise the turn of
+    /// those left out is spread evenly over the rest: their neighbour must not carry it alone.
+    fn in_turn(&self, rank: Rank, ticket: u64) -> Option<usize> {
+        let all = u64::try_from(self.endpoints.len()).ok().filter(|all| *all > 0)?;
+        let guess = (ticket % all) as usize;
+        if self.is(rank, guess) {
+            return Some(guess);
+        }
+        let count = self.count(rank) as u64;
+        (count > 0).then(|| self.nth(rank, ((ticket / all) % count) as usize))?
+    }
+
+    fn any(&self, rank: Rank, draw: Draw) -> Option<usize> {
+        if self.endpoints.is_empty() {
+            return None;
+        }
+        let guess = draw.index(self.endpoints.len());
+        if self.is(rank, guess) {
+            return Some(guess);
+        }
+        // Another draw: this one is known to lie in the share of somebody left out.
+        let count = self.count(rank);
+        (count > 0).then(|| self.nth(rank, again(draw).index(count)))?
+    }
+
+    fn less_busy(&self, rank: Rank, draw: Draw) -> Option<usize> {
+        let all = self.endpoints.len();
+        let (first, second) = match all {
+            0 => return None,
+            1 => (0, 0),
+            _ => two_of(all, draw),
+        };
+        if self.is(rank, first) && self.is(rank, second) {
+            return Some(self.less_busy_of(first, second));
+        }
+        let (first, second) = match self.count(rank) {
+            0 => return None,
+            1 => (0, 0),
+            count => two_of(count, again(draw)),
+        };
+        Some(self.less_busy_of(self.nth(rank, first)?, self.nth(rank, second)?))
+    }
+
+    fn less_busy_of(&self, first: usize, second: usize) -> usize {
+        let active = |index: usize| self.load.active(&self.endpoints[index].live);
+        if active(second) < active(first) { second } else { first }
+    }
+
+    fn count(&self, rank: Rank) -> usize {
+        (0..self.endpoints.len()).filter(|index| self.is(rank, *index)).count()
+    }
+
+    /// `None` only if the load changed its mind since it was counted; the next rank then decides.
+    fn nth(&self, rank: Rank, nth: usize) -> Option<usize> {
+        (0..self.endpoints.len()).filter(|index| self.is(rank, *index)).nth(nth)
+    }
+}
+
+/// Two different indices below `count`, which is at least 2; every pair equally likely.
+fn two_of(count: usize, draw: Draw) -> (usize, usize) {
+    let first = draw.index(count);
+    let step = 1 + again(draw).index(count - 1);
+    (first, (first + step) % count)
+}
+
+/// A draw that follows from another and is independent of where that one lies.
+fn again(draw: Draw) -> Draw {
+    Draw::from_bits(mix(draw.get().to_bits()))
+}

@@ -1,0 +1,31 @@
+//! What the law tells while it decides. Nobody listens on the path of a request: [`Silent`] compiles to
+//! nothing, so that the explanation comes from the very code that decides.
+
+use control_api::{Action, Draw, Rule};
+
+use crate::fault::Fate;
+use crate::matching::Miss;
+use crate::service::{RouteRule, Silenced};
+
+/// Hears what the law does, in its order.
+pub(crate) trait Recorder {
+    /// A rule that captures by path, whose condition holds, was asked. Not in order of precedence.
+    fn captures(&mut self, _rule: &Rule, _found: Result<(), Miss<'_>>) {}
+    /// The first segment names the service; these rules of it take no part in the lookup.
+    fn named(&mut self, _routes: &[RouteRule], _silenced: &[Silenced]) {}
+    /// A route rule of the service was asked.
+    fn route(&mut self, _rule: &Rule, _found: Result<(), Miss<'_>>) {}
+    /// A backend was drawn.
+    fn split(&mut self, _draw: Draw) {}
+    /// The search for an action rule begins; these rules of the service take no part.
+    fn actions(&mut self, _silenced: &[Silenced]) {}
+    /// An action rule was asked.
+    fn action_rule(&mut self, _rule: &Rule, _found: Result<(), Miss<'_>>) {}
+    /// An action of the rule found was judged.
+    fn action(&mut self, _action: &Action, _fate: Fate) {}
+}
+
+/// Hears nothing.
+pub(crate) struct Silent;
+
+impl Recorder for Silent {}

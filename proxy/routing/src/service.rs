@@ -1,0 +1,192 @@
+//! One service of a table: its endpoints and its rules, compiled for one identity. Services are shared
+//! between tables as long as nothing they are made of changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_api::{Body, Identity, Route, Rule, Snapshot};
+use registry_api::{InstanceId, ServiceName};
+
+use crate::address::Address;
+use crate::backend::{Attach, Backend, Endpoint, Endpoints};
+use crate::decision::{RETRIES_DEFAULT, TIMEOUT_DEFAULT};
+use crate::fault::ActionRule;
+use crate::matching::{Elsewhere, Fields, Matcher};
+use crate::pattern::Patterns;
+use crate::seed::rule_key;
+use crate::split::Split;
+use crate::uri::Capture;
+
+/// A service that has instances or rules.
+pub struct Service<A: Attach> {
+    /// Its name.
+    pub name: ServiceName,
+    /// What the proxy hung onto it.
+    pub live: A::Service,
+    /// All its rules in order of precedence, those for other sources too.
+    pub(crate) rules: Box<[Arc<Rule>]>,
+    pub(crate) pool: Pool<A>,
+    /// The default backend, or those of the rules one after the other.
+    pub(crate) backends: Box<[Backend<A>]>,
+    /// In order of precedence, those that capture by path too.
+    pub(crate) routes: Box<[RouteRule]>,
+    /// In order of precedence.
+    pub(crate) actions: Box<[ActionRule]>,
+    pub(crate) silenced: Box<[Silenced]>,
+    pub(crate) fields: Fields,
+    /// Whether any route rule exists, for whatever source: then there is no default (spec 2.7, 4).
+    pub(crate) is_ruled: bool,
+}
+
+/// A route rule that can apply on this proxy.
+pub(crate) struct RouteRule {
+    pub(crate) rule: Arc<Rule>,
+    pub(crate) matcher: Matcher,
+    pub(crate) split: Split,
+    pub(crate) key: u64,
+    /// The place of its first backend.
+    pub(crate) first: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) retries: u32,
+    pub(crate) capture: Option<Capture>,
+}
+
+/// A rule that can never apply on this proxy; kept to explain.
+pub(crate) struct Silenced {
+    pub(crate) rule: Arc<Rule>,
+    pub(crate) why: Elsewhere,
+}
+
+/// The instances of one service.
+pub(crate) struct Pool<A: Attach> {
+    /// Those that are up and can be dialled, sorted by id.
+    pub(crate) endpoints: Endpoints<A>,
+    /// All of them.
+    pub(crate) registered: usize,
+    /// Those that are up and should be routable, but whose endpoint is no address.
+    pub(crate) skipped: usize,
+}
+
+/// What every service of a table is made with.
+pub(crate) struct Workshop<'a, A> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) patterns: &'a Patterns,
+    pub(crate) attach: &'a A,
+}
+
+impl<A: Attach> Service<A> {
+    /// The endpoints of the service: up, routable, sorted by instance id.
+    pub fn endpoints(&self) -> &[Arc<Endpoint<A>>] {
+        &self.pool.endpoints
+    }
+
+    /// The backends that a decision can choose.
+    pub fn backends(&self) -> &[Backend<A>] {
+        &self.backends
+    }
+
+    /// Whether a change to one of these services' instances touches a backend of this one.
+    pub(crate) fn borrows_from(&self, names: &BTreeSet<ServiceName>) -> bool {
+        self.backends.iter().any(|backend| backend.service != self.name && names.contains(&backend.service))
+    }
+
+    /// `rules` are all of the destination, in order of precedence; `pool_of` gives the instances of other
+    /// services that its backends name.
+    pub(crate) fn compile(
+        name: &ServiceName,
+        rules: Box<[Arc<Rule>]>,
+        pool: Pool<A>,
+        pool_of: &dyn Fn(&ServiceName) -> Pool<A>,
+        shop: &Workshop<'_, A>,
+    ) -> Self {
+        let (mut routes, mut actions, mut silenced) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut backends, mut fields) = (Vec::new(), Fields::default());
+        for rule in &rules {
+            let matcher = match Matcher::compile(&rule.matching, shop.identity, &mut fields, shop.patterns) {
+                Ok(matcher) => matcher,
+                Err(why) => {
+                    silenced.push(Silenced { rule: Arc::clone(rule), why });
+                    continue;
+                }
+            };
+            match &rule.body {
+                Body::Actions(_) => actions.push(ActionRule::new(rule, matcher)),
+                Body::Route(route) => {
+                    routes.push(RouteRule::new(rule, route, matcher, backends.len()));
+                    backends.extend(route.backends.iter().map(|backend| {
+                        let other = backend.name.as_ref().filter(|other| *other != name).map(pool_of);
+                        let endpoints = &other.as_ref().unwrap_or(&pool).endpoints;
+                        Backend::of_rule(name, &rule.id, backend, endpoints, shop.attach)
+                    }));
+                }
+            }
+        }
+        let is_ruled = rules.iter().any(|rule| rule.route().is_some());
+        if !is_ruled {
+            backends.push(Backend::default_of(name, &pool.endpoints, shop.attach));
+        }
+        Self {
+            name: name.clone(),
+            live: shop.attach.service(name),
+            rules,
+            pool,
+            backends: backends.into(),
+            routes: routes.into(),
+            actions: actions.into(),
+            silenced: silenced.into(),
+            fields: fields.finish(),
+            is_ruled,
+        }
+    }
+}
+
+impl RouteRule {
+    fn new(rule: &Arc<Rule>, route: &Route, matcher: Matcher, first: usize) -> Self {
+        Self {
+            rule: Arc::clone(rule),
+            matcher,
+            split: Split::new(&route.shares()),
+            key: rule_key(&rule.id),
+            first: first as u32,
+            timeout: route.timeout.unwrap_or(TIMEOUT_DEFAULT),
+            retries: route.retries.unwrap_or(RETRIES_DEFAULT),
+            capture: route.uri.as_ref().map(Capture::new),
+        }
+    }
+}
+
+impl<A: Attach> Pool<A> {
+    pub(crate) fn of(name: &ServiceName, snapshot: &Snapshot, attach: &A) -> Self {
+        let lowest = InstanceId::new("\0").expect("one character is not empty");
+        let instances = snapshot.instances().range((name.clone(), lowest)..);
+        let (mut endpoints, mut registered, mut skipped) = (Vec::new(), 0, 0);
+        for (_, instance) in instances.take_while(|(key, _)| key.0 == *name) {
+            registered += 1;
+            if !instance.status.is_up() || !Address::is_routable(instance.endpoint.kind) {
+                continue;
+            }
+            match Address::of(&instance.endpoint) {
+                None => skipped += 1,
+                Some(address) => endpoints.push(Arc::new(Endpoint {
+                    live: attach.endpoint(name, instance, &address),
+                    instance: Arc::clone(instance),
+                    address,
+                })),
+            }
+        }
+        Self { endpoints: endpoints.into(), registered, skipped }
+    }
+}
+
+impl<A: Attach> Default for Pool<A> {
+    fn default() -> Self {
+        Self { endpoints: Arc::from([]), registered: 0, skipped: 0 }
+    }
+}
+
+impl<A: Attach> Clone for Pool<A> {
+    fn clone(&self) -> Self {
+        Self { endpoints: Arc::clone(&self.endpoints), ..*self }
+    }
+}

@@ -1,0 +1,59 @@
+//! The choice among weighted backends: exact fractions of the draw space. It rolls no dice.
+
+use control_api::Draw;
+
+/// Where each backend's part of the draws ends.
+pub(crate) struct Split(Box<[f64]>);
+
+impl Split {
+    /// From the exact share of each backend, which sum to 1 up to rounding.
+    pub(crate) fn new(shares: &[f64]) -> Self {
+        let mut end = 0.0;
+        let mut ends: Box<[f64]> = shares
+            .iter()
+            .map(|share| {
+                end += share;
+                end
+            })
+            .collect();
+        // Rounding must neither lose a draw nor give one to a backend without a share.
+        if let Some(last) = shares.iter().rposition(|share| *share > 0.0) {
+            ends[last..].fill(1.0);
+        }
+        Self(ends)
+    }
+
+    /// The place of the backend whose part holds the draw.
+    pub(crate) fn choose(&self, draw: Draw) -> u32 {
+        let place = self.0.iter().position(|end| draw.get() < *end);
+        place.unwrap_or(self.0.len() - 1) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(shares: &[f64], draws: u32) -> Vec<usize> {
+        let split = Split::new(shares);
+        let mut counts = vec![0; shares.len()];
+        Draw::evenly_spaced(draws).for_each(|draw| counts[split.choose(draw) as usize] += 1);
+        counts
+    }
+
+    #[test]
+    fn every_backend_gets_exactly_its_share() {
+        assert_eq!(counts(&[0.25, 0.75], 1000), [250, 750]);
+        assert_eq!(counts(&[1.0 / 3.0; 3], 999), [333, 333, 333]);
+        assert_eq!(counts(&[0.29, 0.71], 100), [29, 71]);
+        assert_eq!(counts(&[0.1; 10], 1000), [100; 10]);
+        assert_eq!(counts(&[1.0], 7), [7]);
+    }
+
+    #[test]
+    fn a_backend_without_a_share_gets_nothing_wherever_it_stands() {
+        assert_eq!(counts(&[0.0, 0.7, 0.3, 0.0], 100), [0, 70, 30, 0]);
+        let split = Split::new(&[0.7, 0.3, 0.0]);
+        assert_eq!(split.choose(Draw::from_bits(u64::MAX)), 1);
+    }
+}

@@ -1,0 +1,241 @@
+//! The table that requests are decided against: a snapshot compiled for one identity. Immutable; the next
+//! snapshot makes a new one that shares every service the change did not touch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use control_api::{Identity, Snapshot};
+use registry_api::{ContentHash, ServiceName};
+
+use crate::backend::{Attach, Backend};
+use crate::changes::Changes;
+use crate::decision::{ActionRuleRef, BackendRef, RouteRuleRef, ServiceIndex};
+use crate::fault::ActionRule;
+use crate::head::{SEGMENT_MAX_BYTES, first_segment, percent_decoded};
+use crate::pattern::Patterns;
+use crate::service::{Pool, RouteRule, Service, Workshop};
+use crate::uri::UriIndex;
+
+/// A compiled snapshot. `A` says what the proxy hangs onto its parts.
+pub struct RouteTable<A: Attach = ()> {
+    revision: u64,
+    /// The hash of the snapshot it was made of.
+    basis: ContentHash,
+    identity: Identity,
+    names: Arc<Names>,
+    /// Sorted by name.
+    services: Vec<Arc<Service<A>>>,
+    uris: Arc<UriIndex>,
+    patterns: Patterns,
+    skipped: usize,
+}
+
+type Names = HashMap<ServiceName, ServiceIndex, ahash::RandomState>;
+
+impl<A: Attach> RouteTable<A> {
+    /// A table that knows nobody.
+    pub fn empty() -> Self {
+        Self::bare(Identity::default(), Patterns::default())
+    }
+
+    /// The table of a snapshot, for the proxy that stands for `identity`. Total: what cannot be dialled is
+    /// left out and counted in [`Self::skipped`].
+    pub fn compile(snapshot: &Snapshot, identity: &Identity, attach: &A) -> Self {
+        Self::bare(identity.clone(), Patterns::default()).advance(&Snapshot::default(), snapshot, attach)
+    }
+
+    /// The table of `new`, sharing every service that the change from `old` did not touch. `old` should be
+    /// what this table was made of; otherwise, and for another identity, everything is made anew.
+    #[must_use]
+    pub fn recompile(&self, old: &Snapshot, new: &Snapshot, identity: &Identity, attach: &A) -> Self {
+        if *identity == self.identity && old.hash() == self.basis {
+            self.advance(old, new, attach)
+        } else {
+            let bare = Self::bare(identity.clone(), self.patterns.clone());
+            bare.advance(&Snapshot::default(), new, attach)
+        }
+    }
+
+    /// The snapshot's count of rule writes.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whom it was compiled for.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Instances that are up and of a routable type, but whose endpoint cannot be read.
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
+    /// A service of this table.
+    pub fn service(&self, at: ServiceIndex) -> &Service<A> {
+        &self.services[at.0 as usize]
+    }
+
+    /// All services, sorted by name.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Service<A>> {
+        self.services.iter().map(|service| &**service)
+    }
+
+    /// The service of this name.
+    pub fn find(&self, name: &str) -> Option<ServiceIndex> {
+        self.names.get(name).copied()
+    }
+
+    /// A backend of this table.
+    pub fn backend(&self, at: BackendRef) -> &Backend<A> {
+        &self.service(at.service).backends[at.place as usize]
+    }
+
+    /// An action rule of this table.
+    pub fn actions(&self, at: ActionRuleRef) -> &ActionRule {
+        &self.service(at.service).actions[at.place as usize]
+    }
+
+    pub(crate) fn route(&self, at: RouteRuleRef) -> &RouteRule {
+        &self.service(at.service).routes[at.place as usize]
+    }
+
+    pub(crate) fn uris(&self) -> &UriIndex {
+        &self.uris
+    }
+
+    /// The service that the first segment of a path names, as written or with its encoding undone.
+    pub(crate) fn named(&self, path: &str) -> Option<ServiceIndex> {
+        let (segment, _) = first_segment(path)?;
+        self.find(segment).or_else(|| self.find(percent_decoded(segment, &mut [0; SEGMENT_MAX_BYTES])?))
+    }
+
+    fn bare(identity: Identity, patterns: Patterns) -> Self {
+        Self {
+            revision: 0,
+            basis: Snapshot::default().hash(),
+            identity,
+            names: Arc::new(names_of::<A>(&[])),
+            services: Vec::new(),
+            uris: Arc::default(),
+            patterns,
+            skipped: 0,
+        }
+    }
+
+    /// The one way a table comes about: from the one before and the changes since.
+    fn advance(&self, old: &Snapshot, new: &Snapshot, attach: &A) -> Self {
+        let changes = Changes::between(old, new);
+        let made = self.remake(&changes, new, attach);
+        let skipped = |services: &mut dyn Iterator<Item = &Arc<Service<A>>>| {
+            services.map(|service| service.pool.skipped).sum::<usize>()
+        };
+        let skipped = self.skipped - skipped(&mut made.keys().filter_map(|name| self.shared(name)))
+            + skipped(&mut made.values().flatten());
+        let same_names = made.iter().all(|(name, service)| service.is_some() == self.shared(name).is_some());
+        let (names, services) = if same_names {
+            let mut services = self.services.clone();
+            for service in made.values().flatten() {
+                let at = self.names[&service.name];
+                services[at.0 as usize] = Arc::clone(service);
+            }
+            (Arc::clone(&self.names), services)
+        } else {
+            let services = merged(&self.services, &made);
+            (Arc::new(names_of(&services)), services)
+        };
+        let captures = |service: &Arc<Service<A>>| service.routes.iter().any(|route| route.capture.is_some());
+        let edited = |name| self.shared(name).into_iter().chain(made[name].as_ref()).any(captures);
+        let moved = !same_names && !self.uris.is_empty();
+        let uris = if moved || changes.rules.keys().any(edited) {
+            Arc::new(uris_of(&services))
+        } else {
+            Arc::clone(&self.uris)
+        };
+        if !changes.rules.is_empty() {
+            self.patterns.prune();
+        }
+        Self {
+            revision: new.revision(),
+            basis: new.hash(),
+            identity: self.identity.clone(),
+            names,
+            services,
+            uris,
+            patterns: self.patterns.clone(),
+            skipped,
+        }
+    }
+
+    /// The services that the changes touch; `None` for one that is no more.
+    fn remake(
+        &self,
+        changes: &Changes,
+        new: &Snapshot,
+        attach: &A,
+    ) -> BTreeMap<ServiceName, Option<Arc<Service<A>>>> {
+        let pools: BTreeMap<&ServiceName, Pool<A>> =
+            changes.instances.iter().map(|name| (name, Pool::of(name, new, attach))).collect();
+        let pool_of = |name: &ServiceName| -> Pool<A> {
+            let known = pools.get(name).or_else(|| self.shared(name).map(|service| &service.pool));
+            known.cloned().unwrap_or_default()
+        };
+        let borrowers = self.services.iter().filter(|service| service.borrows_from(&changes.instances));
+        let touched: BTreeSet<&ServiceName> = changes
+            .instances
+            .iter()
+            .chain(changes.rules.keys())
+            .chain(borrowers.map(|service| &service.name))
+            .collect();
+        let shop = Workshop { identity: &self.identity, patterns: &self.patterns, attach };
+        touched
+            .into_iter()
+            .map(|name| {
+                let rules = self.shared(name).map(|service| &*service.rules).unwrap_or_default();
+                let rules = changes.rules.get(name).map_or_else(|| rules.into(), |edits| edits.apply(rules));
+                let pool = pool_of(name);
+                let exists = pool.registered > 0 || !rules.is_empty();
+                let service = exists.then(|| Arc::new(Service::compile(name, rules, pool, &pool_of, &shop)));
+                (name.clone(), service)
+            })
+            .collect()
+    }
+
+    fn shared(&self, name: &ServiceName) -> Option<&Arc<Service<A>>> {
+        self.names.get(name).map(|at| &self.services[at.0 as usize])
+    }
+}
+
+/// Fixed seeds: names come from control, not from those who send requests, and nothing iterates over it.
+fn names_of<A: Attach>(services: &[Arc<Service<A>>]) -> Names {
+    let mut names =
+        Names::with_capacity_and_hasher(services.len(), ahash::RandomState::with_seeds(1, 2, 3, 4));
+    names.extend((0..).zip(services).map(|(at, service)| (service.name.clone(), ServiceIndex(at))));
+    names
+}
+
+/// Both are sorted by name, and so is the result; what was made anew, or is no more, goes before.
+fn merged<A: Attach>(
+    old: &[Arc<Service<A>>],
+    made: &BTreeMap<ServiceName, Option<Arc<Service<A>>>>,
+) -> Vec<Arc<Service<A>>> {
+    let kept = old.iter().filter(|service| !made.contains_key(&service.name));
+    let mut services: Vec<_> = kept.chain(made.values().flatten()).cloned().collect();
+    // Two sorted runs: this is a merge.
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services
+}
+
+fn uris_of<A: Attach>(services: &[Arc<Service<A>>]) -> UriIndex {
+    let mut rules: Vec<_> = (0..)
+        .zip(services)
+        .flat_map(|(at, service)| {
+            (0..)
+                .zip(&service.routes)
+                .map(move |(place, route)| (RouteRuleRef { service: ServiceIndex(at), place }, route))
+        })
+        .filter_map(|(at, route)| Some((at, route, route.capture.as_ref()?)))
+        .collect();
+    rules.sort_by(|a, b| a.1.rule.precedence(&b.1.rule));
+    UriIndex::new(rules.into_iter().map(|(at, _, capture)| (at, capture)))
+}
