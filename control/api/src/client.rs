@@ -21,6 +21,9 @@ pub enum Polled {
     Unchanged(Position),
     /// News.
     News(Position, SnapshotUpdate),
+    /// News for this position that cannot be decoded, and why: a rule that does not compile, for example. The
+    /// caller goes on with what it holds and says so in its next poll.
+    Unreadable(Position, String),
 }
 
 /// Rules and the revision they were read at.
@@ -151,9 +154,15 @@ impl ControlClient {
         if answer.status == StatusCode::NOT_MODIFIED {
             return Ok(Polled::Unchanged(position_of(&answer)?));
         }
-        let body: SnapshotAnswer = answer.json()?;
-        let (position, update) = body.into_update().map_err(|reason| answer.garbled(reason))?;
-        Ok(Polled::News(position, update))
+        let update = match answer.json::<SnapshotAnswer>() {
+            Ok(body) => body.into_update().map_err(str::to_owned),
+            Err(error) => Err(error.to_string()),
+        };
+        match update {
+            Ok((position, update)) => Ok(Polled::News(position, update)),
+            // Without a readable position nobody could say what was refused: then the call itself failed.
+            Err(reason) => position_of(&answer).map(|position| Polled::Unreadable(position, reason)),
+        }
     }
 }
 
