@@ -2,5 +2,11 @@
 //!
 //! One immutable table decides every request; what lives longer than a table is kept beside it.
 
+pub mod access_log;
+pub mod board;
 pub mod clock;
 pub mod config;
+pub mod feed;
+pub mod metrics;
+pub mod resolve;
+pub mod tables;

@@ -1,0 +1,245 @@
+//! One request as the access log tells it: field names, order and escaping of spec/control-and-proxy.md 3.8.
+//! Values are whatever a client sent, so every one is escaped and bounded here.
+
+use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+/// The most bytes of one value; longer ones are cut. A head of 64 KiB must not become a line of 64 KiB.
+pub const VALUE_MAX_BYTES: usize = 4096;
+/// The trace pair of a request that no trace rule met, as the ancestors wrote it.
+const UNTRACED: (&str, &str) = ("gremlin_recipe_id", "-");
+/// The fields of every line. A trace may not take their names.
+const FIELDS: [&str; 20] = [
+    "status",
+    "start_time",
+    "request_time",
+    "upstream_response_time",
+    "upstream_response_time_s",
+    "timestamp_ms",
+    "src",
+    "dst",
+    "message",
+    "module",
+    "method",
+    "path",
+    "protocol",
+    "response_flags",
+    "x_forwarded",
+    "user_agent",
+    "request_id",
+    "auth",
+    "upstream_host",
+    "gremlin_recipe_id",
+];
+
+/// Why a request ended as it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Flag {
+    /// No healthy upstream: `UH`.
+    NoHealthyUpstream,
+    /// Connecting failed: `UF`.
+    ConnectFailure,
+    /// A breaker was open: `UO`.
+    Overflow,
+    /// The upstream took too long: `UT`.
+    UpstreamTimeout,
+    /// The upstream broke off: `UR`.
+    UpstreamReset,
+    /// No route: `NR`.
+    NoRoute,
+    /// A delay was injected: `DI`.
+    DelayInjected,
+    /// A fault was injected: `FI`.
+    FaultInjected,
+}
+
+const FLAGS: [(Flag, &str); 8] = [
+    (Flag::NoHealthyUpstream, "UH"),
+    (Flag::ConnectFailure, "UF"),
+    (Flag::Overflow, "UO"),
+    (Flag::UpstreamTimeout, "UT"),
+    (Flag::UpstreamReset, "UR"),
+    (Flag::NoRoute, "NR"),
+    (Flag::DelayInjected, "DI"),
+    (Flag::FaultInjected, "FI"),
+];
+
+/// A set of [`Flag`]s, written comma-joined, `-` when empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// Adds a flag.
+    pub fn set(&mut self, flag: Flag) {
+        self.0 |= 1 << flag as u8;
+    }
+
+    /// Whether a flag is in the set.
+    pub fn has(self, flag: Flag) -> bool {
+        self.0 & (1 << flag as u8) != 0
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (flag, word) in FLAGS {
+            if self.has(flag) {
+                write!(f, "{separator}{word}")?;
+                separator = ",";
+            }
+        }
+        if separator.is_empty() { f.write_str("-") } else { Ok(()) }
+    }
+}
+
+/// Everything a line says. Empty values are written as `-`.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// What was sent; 499 when the client left before the answer, 0 when its connection was closed by a fault.
+    pub status: u16,
+    /// When the request came.
+    pub start: SystemTime,
+    /// From the head of the request to the end of the answer.
+    pub duration: Duration,
+    /// The part of it spent with the upstream; `None` when none was called.
+    pub upstream_duration: Option<Duration>,
+    /// Whom this proxy stands for.
+    pub src: &'a str,
+    /// The chosen backend, `service:tag,tag`.
+    pub dst: &'a str,
+    /// Key and value of each trace action that ran.
+    pub traces: &'a [(&'a str, &'a str)],
+    /// As sent.
+    pub method: &'a str,
+    /// Before rewriting, with its query.
+    pub path: &'a str,
+    /// `HTTP/1.1`.
+    pub protocol: &'a str,
+    /// See [`Flag`].
+    pub flags: Flags,
+    /// `X-Forwarded-For` as received.
+    pub x_forwarded: &'a [u8],
+    /// `User-Agent` as received.
+    pub user_agent: &'a [u8],
+    /// `X-Request-Id`, received or made here.
+    pub request_id: &'a [u8],
+    /// The authority.
+    pub authority: &'a [u8],
+    /// The instance that answered, `ip:port`.
+    pub upstream_host: &'a str,
+}
+
+impl Record<'_> {
+    /// The line, with its end.
+    pub fn to_line(&self) -> Vec<u8> {
+        let mut line = Line(String::with_capacity(640));
+        let status = self.status.to_string();
+        line.text("status", &status);
+        line.text("start_time", &humantime::format_rfc3339_millis(at_least_1970(self.start)).to_string());
+        line.bare("request_time", self.duration.as_millis());
+        let upstream_ms = self.upstream_duration.map(|time| time.as_millis().to_string());
+        line.text("upstream_response_time", upstream_ms.as_deref().unwrap_or_default());
+        line.text("src", self.src);
+        line.text("dst", self.dst);
+        self.traces(&mut line);
+        line.key("message");
+        line.quoted(&format!("{} {} {status}", cut(self.method), cut(self.path)));
+        line.text("module", "A8PROXY");
+        line.text("method", self.method);
+        line.text("path", self.path);
+        line.text("protocol", self.protocol);
+        line.text("response_flags", &self.flags.to_string());
+        line.bytes("x_forwarded", self.x_forwarded);
+        line.bytes("user_agent", self.user_agent);
+        line.bytes("request_id", self.request_id);
+        line.bytes("auth", self.authority);
+        line.text("upstream_host", self.upstream_host);
+        let upstream_seconds = self.upstream_duration.map_or(0.0, |time| time.as_secs_f64());
+        line.bare("upstream_response_time_s", upstream_seconds);
+        let since_1970 = self.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        line.bare("timestamp_ms", since_1970.as_millis());
+        line.end()
+    }
+
+    fn traces(&self, line: &mut Line) {
+        if self.traces.is_empty() {
+            return line.text(UNTRACED.0, UNTRACED.1);
+        }
+        for (at, (key, value)) in self.traces.iter().enumerate() {
+            // One key twice makes a line that readers disagree about: the last one counts.
+            if self.traces[at + 1..].iter().any(|(later, _)| later == key) {
+                continue;
+            }
+            let taken = *key != UNTRACED.0 && FIELDS.contains(key);
+            if taken { line.text(&format!("trace_{key}"), value) } else { line.text(key, value) }
+        }
+    }
+}
+
+/// The library that writes times refuses those before 1970; a clock may stand there.
+fn at_least_1970(at: SystemTime) -> SystemTime {
+    at.max(SystemTime::UNIX_EPOCH)
+}
+
+/// The longest beginning of at most [`VALUE_MAX_BYTES`] that is whole characters.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(VALUE_MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+struct Line(String);
+
+impl Line {
+    fn key(&mut self, key: &str) {
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        self.quoted(key);
+        self.0.push(':');
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.quoted(if value.is_empty() { "-" } else { cut(value) });
+    }
+
+    fn bytes(&mut self, key: &str, value: &[u8]) {
+        self.text(key, &String::from_utf8_lossy(&value[..value.len().min(VALUE_MAX_BYTES)]));
+    }
+
+    fn bare(&mut self, key: &str, value: impl fmt::Display) {
+        self.key(key);
+        let _ = write!(self.0, "{value}");
+    }
+
+    /// A JSON string (RFC 8259 7). Other line separators are escaped too, for readers that split at them.
+    fn quoted(&mut self, text: &str) {
+        self.0.push('"');
+        if text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\') {
+            self.0.push_str(text);
+            return self.0.push('"');
+        }
+        for c in text.chars() {
+            match c {
+                '"' => self.0.push_str("\\\""),
+                '\\' => self.0.push_str("\\\\"),
+                '\n' => self.0.push_str("\\n"),
+                '\r' => self.0.push_str("\\r"),
+                '\t' => self.0.push_str("\\t"),
+                c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                    let _ = write!(self.0, "\\u{:04x}", u32::from(c));
+                }
+                c => self.0.push(c),
+            }
+        }
+        self.0.push('"');
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push_str("}\n");
+        self.0.into_bytes()
+    }
+}

@@ -1,0 +1,134 @@
+//! The live state of one instance: where it is, what it carries, whether it is ejected. Failures that we
+//! injected ourselves must not be reported here.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use routing::Address;
+
+use super::limits::{Ejections, Limits};
+use crate::resolve::Host;
+
+/// One instance.
+#[derive(Debug)]
+pub struct EndpointLive {
+    place: Place,
+    active: AtomicU32,
+    errors_in_a_row: AtomicU32,
+    /// Nanoseconds since the origin; 0: never ejected.
+    ejected_until: AtomicU64,
+    ejections: Mutex<Ejections>,
+    origin: Instant,
+}
+
+#[derive(Debug)]
+enum Place {
+    Literal(SocketAddr),
+    Named(Arc<Host>, u16),
+}
+
+impl EndpointLive {
+    pub(super) fn new(address: &Address, host: impl FnOnce(&str) -> Arc<Host>, origin: Instant) -> Self {
+        let place = match address.literal {
+            Some(literal) => Place::Literal(literal),
+            None => Place::Named(host(&address.host), address.port),
+        };
+        Self {
+            place,
+            active: AtomicU32::new(0),
+            errors_in_a_row: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            ejections: Mutex::default(),
+            origin,
+        }
+    }
+
+    /// Where to dial; `None` while a host name is not resolved.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.place {
+            Place::Literal(address) => Some(*address),
+            Place::Named(host, port) => host.address(*port),
+        }
+    }
+
+    /// Attempts in flight.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Counts an attempt until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Whether it takes requests: its address is known and it is not ejected.
+    pub fn usable(&self, now: Instant) -> bool {
+        !self.ejected(now) && (matches!(self.place, Place::Literal(_)) || self.address().is_some())
+    }
+
+    /// The instance answered below 500.
+    pub fn succeeded(&self) {
+        // Read first: the usual zero must not be written by every thread.
+        if self.errors_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.errors_in_a_row.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The instance could not be reached: as [`EndpointLive::failed`], and a host name's next address is tried.
+    pub fn unreachable(&self, now: Instant, limits: &Limits) -> bool {
+        if let Place::Named(host, _) = &self.place {
+            host.advance();
+        }
+        self.failed(now, limits)
+    }
+
+    /// The instance answered 5xx, broke off, or took too long. As many failures in a row as the backend's
+    /// limits say eject it; says whether this one did.
+    pub fn failed(&self, now: Instant, limits: &Limits) -> bool {
+        // Requests that were on their way when it was ejected do not eject it again.
+        if self.ejected(now) {
+            return false;
+        }
+        let errors = self.errors_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        // Of several threads at the threshold the one that takes the count away ejects.
+        if errors < limits.consecutive_errors
+            || self.errors_in_a_row.swap(0, Ordering::Relaxed) < limits.consecutive_errors
+        {
+            return false;
+        }
+        let mut ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
+        *ejections = ejections.another(self.since_origin(now), limits);
+        let until = u64::try_from(ejections.until().as_nanos()).unwrap_or(u64::MAX);
+        self.ejected_until.store(until, Ordering::Relaxed);
+        true
+    }
+
+    fn ejected(&self, now: Instant) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        until != 0 && self.since_origin(now) < Duration::from_nanos(until)
+    }
+
+    fn since_origin(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.origin)
+    }
+}
+
+/// One attempt in flight, until dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<EndpointLive>);
+
+impl InFlight {
+    /// The instance that is being tried.
+    pub fn endpoint(&self) -> &EndpointLive {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,212 @@
+//! What survives a swap, what limits do, and what is swept.
+
+use std::time::Duration;
+
+use control_api::Resilience;
+use registry_api::{Endpoint, EndpointType, Status};
+
+use super::*;
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+struct World {
+    metrics: Arc<Metrics>,
+    board: Board,
+    start: Instant,
+}
+
+fn world() -> World {
+    let (metrics, start) = (Arc::new(Metrics::new()), crate::clock::now());
+    World { board: Board::new(Arc::clone(&metrics), Arc::new(Resolver::default()), start), metrics, start }
+}
+
+impl World {
+    fn page(&self) -> String {
+        String::from_utf8(self.metrics.encode()).unwrap()
+    }
+
+    fn endpoint(&self, id: &str, value: &str) -> Arc<EndpointLive> {
+        let endpoint = Endpoint { kind: EndpointType::Http, value: value.to_owned() };
+        let address = Address::of(&endpoint).unwrap();
+        let instance = Instance {
+            id: InstanceId::new(id).unwrap(),
+            service_name: name("s"),
+            endpoint,
+            ttl: 0,
+            status: Status::new(Status::UP),
+            tags: vec![],
+            metadata: None,
+            last_heartbeat: None,
+        };
+        self.board.endpoint(&name("s"), &Arc::new(instance), &address)
+    }
+
+    fn backend(&self, rule: &str, resilience: Resilience) -> Arc<BackendLive> {
+        let (service, tags) = (name("s"), ["v1".to_owned()]);
+        let spec = BackendSpec { service: &service, tags: &tags, label: "v1", resilience };
+        self.board.backend(&service, RuleId::new(rule).as_ref(), &spec)
+    }
+}
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+#[test]
+fn the_same_part_of_a_later_table_gets_the_same_state() {
+    let world = world();
+    let (first, other) = (world.endpoint("a", "127.0.0.1:1"), world.endpoint("a", "127.0.0.1:2"));
+    let flight = first.begin();
+    assert_eq!((world.endpoint("a", "127.0.0.1:1").active(), other.active()), (1, 0));
+    assert_eq!(flight.endpoint().address(), Some("127.0.0.1:1".parse().unwrap()));
+    drop(flight);
+    assert_eq!(first.active(), 0);
+
+    let before = world.backend("r", Resilience::default());
+    assert_eq!((before.ticket(), before.ticket()), (0, 1));
+    let permit = before.admit().unwrap();
+    let after = world.backend("r", Resilience { max_requests: Some(1), ..Resilience::default() });
+    assert_eq!((after.ticket(), after.in_flight()), (2, 1));
+    assert!(after.admit().is_none(), "the new limit counts the requests of the old table");
+    drop(permit);
+    assert!(after.admit().is_some());
+    assert_eq!(after.in_flight(), 0, "a refused and a dropped permit leave nothing behind");
+    assert_eq!(world.backend("other", Resilience::default()).ticket(), 0);
+}
+
+#[test]
+fn failures_in_a_row_eject_for_the_sleep_window_and_one_success_breaks_the_row() {
+    let world = world();
+    let endpoint = world.endpoint("a", "127.0.0.1:1");
+    let limits = Limits::default();
+    let at = |after| world.start + after;
+    let fail = |times: u32, now| (0..times).filter(|_| endpoint.failed(now, &limits)).count();
+    assert_eq!(fail(4, at(secs(1))), 0);
+    endpoint.succeeded();
+    assert_eq!(fail(4, at(secs(1))), 0);
+    assert!(endpoint.usable(at(secs(1))));
+    assert!(endpoint.unreachable(at(secs(1)), &limits));
+    assert!(!endpoint.usable(at(secs(1))));
+    assert_eq!(fail(9, at(secs(2))), 0, "late failures do not prolong it");
+    assert!(!endpoint.usable(at(Duration::from_millis(30_999))));
+    assert!(endpoint.usable(at(secs(31))));
+    assert_eq!(fail(5, at(secs(31))), 1, "the row begins anew");
+    assert!(
+        !endpoint.usable(at(secs(90))) && endpoint.usable(at(secs(91))),
+        "the second one is twice as long"
+    );
+    assert!(!world.endpoint("a", "127.0.0.1:1").usable(at(secs(90))), "a swap does not pardon");
+    assert!(world.endpoint("b", "127.0.0.1:1").usable(at(secs(90))));
+}
+
+#[test]
+fn a_rules_own_limits_eject_sooner() {
+    let world = world();
+    let endpoint = world.endpoint("a", "127.0.0.1:1");
+    let resilience = Resilience {
+        consecutive_errors: Some(1),
+        sleep_window: Some(Duration::from_millis(500)),
+        ..Resilience::default()
+    };
+    let backend = world.backend("r", resilience);
+    assert!(endpoint.failed(world.start, backend.limits()));
+    assert!(!endpoint.usable(world.start + Duration::from_millis(499)));
+    assert!(endpoint.usable(world.start + Duration::from_millis(500)));
+}
+
+#[test]
+fn failures_from_many_threads_eject_once() {
+    let world = world();
+    let endpoint = world.endpoint("a", "127.0.0.1:1");
+    let ejected: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let fail = |_: &u32| endpoint.failed(world.start, &Limits::default());
+                    (0..1000).filter(fail).count()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(!endpoint.usable(world.start));
+    assert!(ejected >= 1);
+    assert!(endpoint.usable(world.start + secs(30 * ejected as u64)), "{ejected}");
+}
+
+#[test]
+fn an_endpoint_whose_name_is_not_resolved_is_not_usable() {
+    let world = world();
+    let endpoint = world.endpoint("a", "some.host.example:80");
+    assert_eq!(endpoint.address(), None);
+    assert!(!endpoint.usable(world.start));
+}
+
+#[test]
+fn least_request_and_ejection_are_seen_through_the_view() {
+    let world = world();
+    let endpoint = world.endpoint("a", "127.0.0.1:1");
+    let _flights = [endpoint.begin(), endpoint.begin()];
+    let view = BoardView::at(world.start);
+    assert_eq!((view.active(&endpoint), view.usable(&endpoint)), (2, true));
+}
+
+#[test]
+fn what_no_table_uses_is_forgotten_after_two_sweeps_with_its_series() {
+    let world = world();
+    let (service, backend) = (world.board.service(&name("s")), world.backend("r", Resilience::default()));
+    let endpoint = world.endpoint("a", "127.0.0.1:1");
+    backend.count(200);
+    service.set_instances(2);
+    backend.ticket();
+    world.board.sweep();
+    world.board.sweep();
+    assert!(world.page().contains(r#"service="s""#), "in use");
+    drop((service, backend, endpoint));
+    world.board.sweep();
+    assert!(world.page().contains(r#"service="s""#), "a last scrape sees it");
+    assert_eq!(world.backend("r", Resilience::default()).ticket(), 1, "one that flaps keeps its state");
+    world.board.sweep();
+    assert_eq!(world.backend("r", Resilience::default()).ticket(), 2);
+    // One more: series go after the backends that use them.
+    (0..3).for_each(|_| world.board.sweep());
+    assert!(!world.page().contains(r#"service="s""#), "{}", world.page());
+    assert_eq!(world.backend("r", Resilience::default()).ticket(), 0);
+    assert_eq!(lock(&world.board.endpoints).states.len(), 0);
+}
+
+#[test]
+fn a_series_goes_with_the_last_backend_that_has_its_labels() {
+    let world = world();
+    let backend = |service: &str| {
+        let spec = BackendSpec {
+            service: &name(service),
+            tags: &["v1".to_owned()],
+            label: "v1",
+            resilience: Resilience::default(),
+        };
+        world.board.backend(&name("s"), RuleId::new("r").as_ref(), &spec)
+    };
+    let (gone, stays) = (backend("a"), backend("b"));
+    gone.count(200);
+    drop(gone);
+    (0..4).for_each(|_| world.board.sweep());
+    stays.count(200);
+    let line = r#"a8_proxy_requests_total{backend="v1",code="200",rule="r",service="s"} 2"#;
+    assert!(world.page().contains(line), "{}", world.page());
+}
+
+#[test]
+fn beyond_the_bound_services_share_one_set_of_series() {
+    let world = world();
+    let held: Vec<_> = (0..SERVICES_MAX + 10).map(|i| world.board.service(&name(&format!("s{i}")))).collect();
+    held.iter().for_each(|service| service.retried());
+    let page = world.page();
+    let series = page.lines().filter(|line| line.starts_with("a8_proxy_retries_total")).count();
+    assert_eq!(series, SERVICES_MAX + 1);
+    assert!(page.contains(r#"a8_proxy_retries_total{service="(other)"} 10"#));
+    world.board.service(&name("s0")).retried();
+    assert!(world.page().contains(r#"a8_proxy_retries_total{service="s0"} 2"#));
+}

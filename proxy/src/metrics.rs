@@ -1,0 +1,329 @@
+//! The proxy's metrics: an own registry, every series of spec/control-and-proxy.md 3.9, and handles that are
+//! resolved once. Labels come from the applied table only, never from a request.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+/// The label of what is beyond the bounds of the label sets.
+pub const OTHER: &str = "(other)";
+/// How many codes of one backend are found without a lock; requests seldom see more.
+const CODES_AT_HAND: usize = 8;
+/// Upper bounds of the duration buckets in seconds: fine where a local call ends, coarse where a timeout does.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 7.5, 15.0];
+
+/// What an injected fault did, as in the label `action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request was held.
+    Delay,
+    /// The request was failed.
+    Abort,
+}
+
+/// Every metric of one proxy.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    retries: IntCounterVec,
+    faults: IntCounterVec,
+    instances: IntGaugeVec,
+    last_success: GaugeVec,
+    unrouted: Codes,
+    /// Client connections that are open.
+    pub active_connections: IntGauge,
+    /// Client connections that were closed because there were too many.
+    pub connections_refused: IntCounter,
+    /// Requests whose head could not be read.
+    pub parse_failures: IntCounter,
+    /// Access-log lines that were not written.
+    pub access_log_dropped: IntCounter,
+    /// Tables put in place.
+    pub table_swaps: IntCounter,
+    /// Control's index of the snapshot that serves.
+    pub snapshot_index: IntGauge,
+    /// The rule revision of the snapshot that serves.
+    pub snapshot_revision: IntGauge,
+    /// Snapshots that could not be used.
+    pub snapshot_rejected: IntCounter,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero, in a registry of their own.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        let requests = make.counters(
+            "a8_proxy_requests_total",
+            "Client requests by the code that was sent.",
+            &["service", "backend", "rule", "code"],
+        );
+        let durations = HistogramVec::new(
+            HistogramOpts::new(
+                "a8_proxy_request_duration_seconds",
+                "Time from the request's head to the end of the answer.",
+            )
+            .buckets(DURATION_BUCKETS.to_vec()),
+            &["service"],
+        )
+        .expect(NAMES);
+        registry.register(Box::new(durations.clone())).expect(NAMES);
+        let last_success = GaugeVec::new(
+            Opts::new(
+                "a8_control_last_success_timestamp_seconds",
+                "When control was last heard, in Unix seconds.",
+            ),
+            &["source"],
+        )
+        .expect(NAMES);
+        registry.register(Box::new(last_success.clone())).expect(NAMES);
+        Self {
+            unrouted: Codes::new(&requests, [String::new(), String::new(), String::new()]),
+            retries: make.counters("a8_proxy_retries_total", "Further attempts.", &["service"]),
+            faults: make.counters("a8_proxy_faults_total", "Injected faults.", &["service", "action"]),
+            instances: make.gauges("a8_proxy_instances", "Instances that requests may go to.", &["service"]),
+            active_connections: make.gauge("a8_proxy_active_connections", "Open client connections."),
+            connections_refused: make.counter(
+                "a8_proxy_connections_refused_total",
+                "Client connections closed for being too many.",
+            ),
+            parse_failures: make
+                .counter("a8_proxy_parse_failures_total", "Requests whose head could not be read."),
+            access_log_dropped: make
+                .counter("a8_proxy_access_log_dropped_total", "Access-log lines that were not written."),
+            table_swaps: make.counter("a8_proxy_table_swaps_total", "Tables put in place."),
+            snapshot_index: make.gauge("a8_proxy_snapshot_index", "Control's index of what serves."),
+            snapshot_revision: make.gauge("a8_proxy_snapshot_revision", "The rule revision of what serves."),
+            snapshot_rejected: make
+                .counter("a8_proxy_snapshot_rejected_total", "Snapshots that could not be used."),
+            requests,
+            durations,
+            last_success,
+            registry,
+        }
+    }
+
+    /// The text format, version 0.0.4.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        text
+    }
+
+    /// Counts a request that belongs to no known service.
+    pub fn count_unrouted(&self, code: u16) {
+        self.unrouted.count(code);
+    }
+
+    /// Notes that control was heard; one feed brings rules and instances together.
+    pub fn heard_control(&self, unix_seconds: f64) {
+        for source in ["rules", "discovery"] {
+            self.last_success.with_label_values(&[source]).set(unix_seconds);
+        }
+    }
+
+    /// The handles of one service's series.
+    pub fn service(self: &Arc<Self>, name: &str) -> ServiceSeries {
+        ServiceSeries {
+            codes: Codes::new(&self.requests, [name.to_owned(), String::new(), String::new()]),
+            name: name.to_owned(),
+            metrics: Arc::clone(self),
+            duration: OnceLock::new(),
+            instances: OnceLock::new(),
+            retries: OnceLock::new(),
+            faults: [OnceLock::new(), OnceLock::new()],
+        }
+    }
+
+    /// The handles of one backend's series. The labels are service, comma-joined tags or nothing, and the
+    /// rule's id or nothing.
+    pub fn backend(&self, labels: [String; 3]) -> Codes {
+        Codes::new(&self.requests, labels)
+    }
+}
+
+/// One service's series. They exist from their first use on, and go with [`ServiceSeries::remove`].
+pub struct ServiceSeries {
+    name: String,
+    metrics: Arc<Metrics>,
+    codes: Codes,
+    duration: OnceLock<Histogram>,
+    instances: OnceLock<IntGauge>,
+    retries: OnceLock<IntCounter>,
+    faults: [OnceLock<IntCounter>; 2],
+}
+
+impl fmt::Debug for ServiceSeries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceSeries").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ServiceSeries {
+    /// Counts a request for which no backend was chosen.
+    pub fn count(&self, code: u16) {
+        self.codes.count(code);
+    }
+
+    /// Notes how long a request took.
+    pub fn observe(&self, seconds: f64) {
+        self.duration
+            .get_or_init(|| self.metrics.durations.with_label_values(&[&self.name]))
+            .observe(seconds);
+    }
+
+    /// Counts a further attempt.
+    pub fn retried(&self) {
+        self.retries.get_or_init(|| self.metrics.retries.with_label_values(&[&self.name])).inc();
+    }
+
+    /// Counts an injected fault.
+    pub fn faulted(&self, fault: Fault) {
+        let (at, action) = match fault {
+            Fault::Delay => (0, "delay"),
+            Fault::Abort => (1, "abort"),
+        };
+        self.faults[at].get_or_init(|| self.metrics.faults.with_label_values(&[&self.name, action])).inc();
+    }
+
+    /// Says how many instances requests may go to.
+    pub fn set_instances(&self, count: usize) {
+        self.instances
+            .get_or_init(|| self.metrics.instances.with_label_values(&[&self.name]))
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Takes the series out of the page; for a service that no table knows any more.
+    pub fn remove(&self) {
+        let name = [self.name.as_str()];
+        // Removing what is not there is refused by the library and right for us.
+        let _ = self.metrics.durations.remove_label_values(&name);
+        let _ = self.metrics.retries.remove_label_values(&name);
+        let _ = self.metrics.instances.remove_label_values(&name);
+        for action in ["delay", "abort"] {
+            let _ = self.metrics.faults.remove_label_values(&[name[0], action]);
+        }
+        self.codes.remove();
+    }
+}
+
+/// `a8_proxy_requests_total` of one service, backend and rule; per code found without a lock after its first use.
+pub struct Codes {
+    requests: IntCounterVec,
+    labels: [String; 3],
+    at_hand: [OnceLock<(u16, IntCounter)>; CODES_AT_HAND],
+    seen: Mutex<BTreeSet<u16>>,
+}
+
+impl fmt::Debug for Codes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Codes").field(&self.labels).finish()
+    }
+}
+
+impl Codes {
+    fn new(requests: &IntCounterVec, labels: [String; 3]) -> Self {
+        Self { requests: requests.clone(), labels, at_hand: Default::default(), seen: Mutex::default() }
+    }
+
+    /// Counts one client request. `code` is what was sent, 0 when the connection was closed instead.
+    pub fn count(&self, code: u16) {
+        for slot in &self.at_hand {
+            // Somebody else may fill the free slot first, with another code: look again, then go on.
+            let (held, counter) = slot.get_or_init(|| (code, self.counter(code)));
+            if *held == code {
+                return counter.inc();
+            }
+        }
+        self.counter(code).inc();
+    }
+
+    fn counter(&self, code: u16) -> IntCounter {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(code);
+        let mut digits = [b'0'; 3];
+        self.requests.with_label_values(&self.with(code_label(code, &mut digits)))
+    }
+
+    fn with<'a>(&'a self, code: &'a str) -> [&'a str; 4] {
+        let [service, backend, rule] = &self.labels;
+        [service, backend, rule, code]
+    }
+
+    /// Takes the series out of the page.
+    pub fn remove(&self) {
+        let mut digits = [b'0'; 3];
+        for code in &*self.seen.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = self.requests.remove_label_values(&self.with(code_label(*code, &mut digits)));
+        }
+    }
+}
+
+/// The code as a label: an upstream may invent codes up to 999, which must not become series.
+fn code_label(code: u16, digits: &mut [u8; 3]) -> &str {
+    if code == 0 {
+        return "0";
+    }
+    if !(100..600).contains(&code) {
+        return OTHER;
+    }
+    for (digit, place) in digits.iter_mut().zip([100, 10, 1]) {
+        *digit = b'0' + u8::try_from(code / place % 10).expect("a decimal digit fits a byte");
+    }
+    std::str::from_utf8(digits).expect("decimal digits are ASCII")
+}
+
+const NAMES: &str = "names and labels are fixed, valid and distinct";
+
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        let counter = IntCounter::new(name, help).expect(NAMES);
+        self.0.register(Box::new(counter.clone())).expect(NAMES);
+        counter
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        let gauge = IntGauge::new(name, help).expect(NAMES);
+        self.0.register(Box::new(gauge.clone())).expect(NAMES);
+        gauge
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels).expect(NAMES);
+        self.0.register(Box::new(counters.clone())).expect(NAMES);
+        counters
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect(NAMES);
+        self.0.register(Box::new(gauges.clone())).expect(NAMES);
+        gauges
+    }
+}
+
+#[cfg(test)]
+mod tests;
