@@ -5,10 +5,23 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod config;
+pub mod data_dir;
+pub mod encodings;
+pub mod gzip;
 pub mod history;
+pub mod http;
 pub mod lease;
+pub mod metrics;
 pub mod news;
 pub mod query;
 pub mod registration;
+pub mod server;
+pub mod snapshot;
+pub mod tenant;
+pub mod tenants;
 pub mod timestamp;
 pub mod wheel;
+
+pub use config::{Config, FILE_KEYS, Settings};
+pub use server::serve;

@@ -113,7 +113,8 @@ impl Catalog {
         covered.map(|recorded| recorded.change.clone()).collect()
     }
 
-    fn scope_bytes(&self, scope: &Scope) -> usize {
+    /// About how long the instances of a scope are on the wire.
+    pub fn scope_bytes(&self, scope: &Scope) -> usize {
         match scope {
             Scope::All => self.bytes(),
             Scope::Only(services) => services.iter().map(|service| self.service_bytes(service)).sum(),

@@ -145,6 +145,18 @@ impl Caller {
         json: Option<Vec<u8>>,
         timeout: Duration,
     ) -> Result<Answer, CallError> {
+        self.call_with(method, path, &HeaderMap::new(), json, timeout).await
+    }
+
+    /// The same with further header fields for this one call.
+    pub async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        fields: &HeaderMap,
+        json: Option<Vec<u8>>,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
         let at = self.current.load(Ordering::Relaxed) % self.bases.len();
         let url = &self.bases[at];
         let unreachable = |reason: String| {
@@ -155,6 +167,7 @@ impl Caller {
         let mut request = Request::builder().method(method).uri(format!("{url}{path}"));
         if let Some(headers) = request.headers_mut() {
             headers.extend(self.headers.clone());
+            headers.extend(fields.clone());
             if json.is_some() {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             }

@@ -1,0 +1,98 @@
+//! The three routes without authentication: alive, uptime with the machine's load, metrics (spec/registry.md
+//! 0.5). They say nothing about any tenant but counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::json;
+
+use super::JSON;
+use super::state::App;
+use crate::metrics;
+
+/// GET /
+pub(super) async fn alive() -> StatusCode {
+    StatusCode::OK
+}
+
+/// GET /uptime
+pub(super) async fn uptime(State(app): State<Arc<App>>) -> Response {
+    // Absent where there is no /proc; zeros then.
+    let loads = tokio::fs::read_to_string("/proc/loadavg").await.unwrap_or_default();
+    let [load_1m, load_5m, load_15m] = load_averages(&loads);
+    let body = json!({
+        "UPTIME": {
+            "healthy": true,
+            "properties": {
+                "uptime": go_duration(app.clock.uptime()),
+                "load_1m": load_1m,
+                "load_5m": load_5m,
+                "load_15m": load_15m,
+                "build_version": env!("CARGO_PKG_VERSION"),
+                "build_revision": option_env!("A8_BUILD_REVISION").unwrap_or("unknown"),
+                "build_date": option_env!("A8_BUILD_DATE").unwrap_or("unknown"),
+                // The key is part of the interface; the language is not.
+                "build_goversion": concat!("rust", env!("CARGO_PKG_RUST_VERSION")),
+            }
+        }
+    });
+    ([(CONTENT_TYPE, JSON)], body.to_string()).into_response()
+}
+
+/// GET /metrics
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text()).into_response()
+}
+
+/// The first three numbers of the text, to three decimals.
+fn load_averages(text: &str) -> [f64; 3] {
+    let mut numbers = text.split_ascii_whitespace().map(|word| word.parse::<f64>().unwrap_or(0.0));
+    [(); 3].map(|()| (numbers.next().unwrap_or(0.0) * 1_000.0).round() / 1_000.0)
+}
+
+/// As Go prints a duration: `1h2m3.5s`, `2m0s`, `15ms`, to the millisecond.
+fn go_duration(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    if seconds == 0 {
+        return if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") };
+    }
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
+    let seconds = format!("{seconds}{}s", fraction.trim_end_matches('0'));
+    match (hours, minutes) {
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m{seconds}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_print_as_in_go() {
+        for (millis, text) in [
+            (0, "0s"),
+            (15, "15ms"),
+            (1_000, "1s"),
+            (3_500, "3.5s"),
+            (3_050, "3.05s"),
+            (120_000, "2m0s"),
+            (3_723_500, "1h2m3.5s"),
+            (360_000_000, "100h0m0s"),
+        ] {
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn loads_are_real_and_absent_ones_are_zero() {
+        assert_eq!(load_averages("0.52 1.25 13.37 1/234 5678\n"), [0.52, 1.25, 13.37]);
+        assert_eq!(load_averages(""), [0.0; 3]);
+    }
+}

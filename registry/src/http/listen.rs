@@ -1,0 +1,134 @@
+//! Accepts connections and speaks HTTP/1.1 and HTTP/2 on them, within named bounds, until told to stop. It
+//! does not know what is served.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use prometheus::IntGauge;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// How many connections are served at once; further ones wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 50_000;
+/// How long a client may take for the head of a request, counted from the end of the previous one; so an
+/// idle connection is closed after this time too. Longer than the usual heartbeat.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// The longest head of a request.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How many requests of one HTTP/2 connection are served at once.
+pub const STREAMS_MAX: u32 = 1_024;
+/// How long requests may finish after the stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// The pause after the machine refuses a connection, mostly for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `closing` turns true, then lets requests finish for [`DRAIN_TIMEOUT`].
+pub async fn listen(
+    listener: TcpListener,
+    router: Router,
+    connections: IntGauge,
+    mut closing: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open = JoinSet::new();
+    loop {
+        // Ended connections are collected first, so that the set stays as large as what is open.
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => break,
+            Some(_) = open.join_next() => continue,
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        let (stream, peer, permit) = accepted;
+        let (router, closing, connections) = (router.clone(), closing.clone(), connections.clone());
+        open.spawn(async move {
+            let _counted = (Counted::new(connections), permit);
+            serve(stream, peer, router, closing).await;
+        });
+    }
+    drop(listener);
+    let drained = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        tracing::warn!(module = "API", connections = open.len(), "connections cut at the end of the drain");
+        open.shutdown().await;
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit) {
+    let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, permit),
+            Err(error) => {
+                tracing::warn!(module = "API", %error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, mut closing: watch::Receiver<bool>) {
+    // Answers are small and awaited; a socket that refuses the option works anyway.
+    let _ = stream.set_nodelay(true);
+    let spoke = Arc::new(AtomicBool::new(false));
+    let (heard, router) = (Arc::clone(&spoke), TowerToHyperService::new(router));
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        heard.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.call(request)
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // The head timeout begins only once it is known which HTTP is spoken; this one covers the silence before.
+    let mut silence = pin!(tokio::time::sleep(HEAD_TIMEOUT));
+    let (mut is_closing, mut may_be_silent) = (false, true);
+    loop {
+        tokio::select! {
+            biased;
+            // How a connection ended matters to nobody but its client.
+            _ = connection.as_mut() => return,
+            _ = closing.wait_for(|closing| *closing), if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = silence.as_mut(), if may_be_silent => {
+                if !spoke.load(Ordering::Relaxed) {
+                    return;
+                }
+                may_be_silent = false;
+            }
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives, however it ends.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

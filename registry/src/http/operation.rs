@@ -1,0 +1,52 @@
+//! What the routes are called in logs and metrics, and which methods they have. A table, so that labels stay
+//! bounded; the routes themselves are in [`super::router`].
+
+use http::Method;
+
+/// The name of a request that met no route, or a route but no method of it.
+pub(super) const UNROUTED: &str = "Unrouted";
+
+const OPERATIONS: &[(&str, Method, &str)] = &[
+    ("/", Method::GET, "GetHealth"),
+    ("/uptime", Method::GET, "GetInfo"),
+    ("/metrics", Method::GET, "GetMetrics"),
+    ("/api/v1/instances", Method::POST, "Register"),
+    ("/api/v1/instances", Method::GET, "ListInstances"),
+    ("/api/v1/instances/{id}", Method::DELETE, "Deregister"),
+    ("/api/v1/instances/{id}/heartbeat", Method::PUT, "Renew"),
+    ("/api/v1/instances//heartbeat", Method::PUT, "Renew"),
+    ("/api/v1/services", Method::GET, "ListServices"),
+    ("/api/v1/services/{name}", Method::GET, "ListServiceInstances"),
+    ("/api/v1/watch", Method::GET, "Watch"),
+];
+
+/// The operation of a method on a matched path.
+pub(super) fn name(path: Option<&str>, method: &Method) -> &'static str {
+    let found = OPERATIONS.iter().find(|(route, verb, _)| path == Some(route) && verb == method);
+    found.map_or(UNROUTED, |(_, _, name)| name)
+}
+
+/// The value of `Allow` for a matched path.
+pub(super) fn allowed(path: &str) -> &'static str {
+    match path {
+        "/api/v1/instances" => "GET, POST",
+        "/api/v1/instances/{id}" => "DELETE",
+        "/api/v1/instances/{id}/heartbeat" | "/api/v1/instances//heartbeat" => "PUT",
+        _ => "GET",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_among_the_allowed_methods_of_its_path() {
+        for (path, method, operation) in OPERATIONS {
+            assert!(allowed(path).contains(method.as_str()), "{path} {method}");
+            assert_eq!(name(Some(path), method), *operation);
+        }
+        assert_eq!(name(Some("/"), &Method::POST), UNROUTED);
+        assert_eq!(name(None, &Method::GET), UNROUTED);
+    }
+}

@@ -1,0 +1,153 @@
+//! The composition of the registry: what runs, in which order it starts, and in which order it ends. No
+//! decision is taken here but when things happen.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry_api::setting::BadSetting;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::http::{App, RequestIds, listen, router};
+use crate::metrics::Metrics;
+use crate::snapshot;
+use crate::tenants::Tenants;
+
+/// How often leases are looked at; with the width of a slot this keeps expiry well within its second.
+const SWEEP_PERIOD: Duration = Duration::from_millis(100);
+/// The shortest time from one snapshot file to the next.
+const SNAPSHOT_PERIOD: Duration = Duration::from_secs(2);
+/// A file that takes long to write is written less often: at most this share of the time goes into it.
+const SNAPSHOT_SHARE: u32 = 20;
+
+/// Serves until `shutdown` ends. `ready` is told the address once requests are answered; what was registered
+/// before the last stop is there by then. Ends within about two seconds: waiting polls are answered at once,
+/// and the snapshot file is written last.
+pub async fn serve(
+    config: Config,
+    ready: impl FnOnce(&[(&'static str, SocketAddr)]),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), BadSetting> {
+    let dir = Arc::new(DataDir::open(&config.data_dir)?);
+    let kept = snapshot::load(&dir)?;
+    let clock = Clock::start();
+    let metrics = Metrics::new();
+    let tenants = Tenants::new(&random_text(16), config.capacity, metrics.clone());
+    let instances: usize = kept.iter().map(|(_, instances)| instances.len()).sum();
+    if let Err(problem) = tenants.restore(kept, clock.now()) {
+        error!(module = "STORE", %problem, "not every namespace of the snapshot could be restored");
+    }
+    let listener = bind(&config).await?;
+    let address = listener.local_addr().map_err(|error| cannot_listen(&config, &error))?;
+    let (close, closing) = watch::channel(false);
+    let app = Arc::new(App {
+        tenants,
+        clock,
+        modes: config.modes,
+        require_https: config.require_https,
+        ttl: config.ttl,
+        metrics: metrics.clone(),
+        closing: closing.clone(),
+        request_ids: RequestIds::new(random_text(10)),
+    });
+
+    let sweeper = tokio::spawn(sweep(Arc::clone(&app), closing.clone()));
+    let writer = tokio::spawn(write_snapshots(Arc::clone(&app), Arc::clone(&dir), closing.clone()));
+    let connections = metrics.connections.clone();
+    let listener = tokio::spawn(listen::listen(listener, router(Arc::clone(&app)), connections, closing));
+    info!(module = "AMALGAM8", %address, instances, "registry is ready");
+    ready(&[("api", address)]);
+
+    shutdown.await;
+    info!(module = "AMALGAM8", "registry is going down");
+    close.send_replace(true);
+    // The listener first: what it still answers belongs into the last snapshot.
+    for (name, task) in [("listener", listener), ("sweeper", sweeper), ("writer", writer)] {
+        if let Err(problem) = task.await {
+            error!(module = "AMALGAM8", name, %problem, "a task ended badly");
+        }
+    }
+    write_snapshot(&app, &dir).await;
+    Ok(())
+}
+
+async fn bind(config: &Config) -> Result<TcpListener, BadSetting> {
+    let listener = TcpListener::bind((config.host.as_str(), config.port)).await;
+    listener.map_err(|error| cannot_listen(config, &error))
+}
+
+fn cannot_listen(config: &Config, error: &io::Error) -> BadSetting {
+    let (setting, problem) = match error.kind() {
+        io::ErrorKind::AddrInUse => ("api_port", "address in use".to_owned()),
+        io::ErrorKind::PermissionDenied => ("api_port", "permission denied".to_owned()),
+        io::ErrorKind::AddrNotAvailable => ("api_host", "no such address on this machine".to_owned()),
+        _ => ("api_host", error.to_string()),
+    };
+    let host = if config.host.contains(':') { format!("[{}]", config.host) } else { config.host.clone() };
+    BadSetting::new(setting, format!("cannot listen on {host}:{}: {problem}", config.port))
+}
+
+/// Removes what nobody renewed, until the registry closes.
+async fn sweep(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(SWEEP_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => return,
+            _ = ticks.tick() => app.tenants.expire(app.clock.now()),
+        }
+    }
+}
+
+/// Writes the file every few seconds in which something changed, until the registry closes.
+async fn write_snapshots(app: Arc<App>, dir: Arc<DataDir>, mut closing: watch::Receiver<bool>) {
+    let mut written = app.tenants.changes();
+    let mut pause = SNAPSHOT_PERIOD;
+    loop {
+        tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        // Read first: a change during the writing counts for the next time.
+        let changes = app.tenants.changes();
+        if changes == written {
+            continue;
+        }
+        let began = Instant::now();
+        if write_snapshot(&app, &dir).await {
+            written = changes;
+        }
+        pause = SNAPSHOT_PERIOD.max(began.elapsed() * SNAPSHOT_SHARE);
+    }
+}
+
+/// Whether the file was written. A failure is reported and tried again; the registry goes on.
+async fn write_snapshot(app: &Arc<App>, dir: &Arc<DataDir>) -> bool {
+    let (writing_app, writing_dir) = (Arc::clone(app), Arc::clone(dir));
+    let written = tokio::task::spawn_blocking(move || {
+        let _timer = writing_app.metrics.snapshot_seconds.start_timer();
+        writing_dir.replace(snapshot::FILE, &snapshot::encode(writing_app.tenants.contents()))
+    });
+    let problem = match written.await {
+        Ok(Ok(())) => return true,
+        Ok(Err(problem)) => problem.to_string(),
+        Err(problem) => problem.to_string(),
+    };
+    app.metrics.snapshot_failures.inc();
+    error!(module = "STORE", %problem, "the snapshot could not be written");
+    false
+}
+
+/// Names this life of the registry; not a secret.
+fn random_text(length: usize) -> String {
+    std::iter::repeat_with(fastrand::alphabetic).take(length).collect()
+}

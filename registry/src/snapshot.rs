@@ -1,0 +1,186 @@
+//! The snapshot file: every namespace with its instances, versioned and checksummed, so that a restart never
+//! publishes an empty catalog. When it is written is the server's business.
+
+use std::time::Duration;
+
+use registry_api::setting::BadSetting;
+use registry_api::{Instance, Namespace};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::catalog::Leased;
+use crate::data_dir::DataDir;
+use crate::registration::Admitted;
+
+/// The file within the data directory.
+pub const FILE: &str = "registry.snapshot";
+
+/// The first word of the file; the second is [`VERSION`], the third the checksum of what follows the line.
+const MAGIC: &str = "a8-registry-snapshot";
+const VERSION: &str = "1";
+
+/// What a snapshot holds.
+pub type Contents = Vec<(Namespace, Vec<Admitted>)>;
+
+/// Why a file is no snapshot that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damaged {
+    /// Something else, or cut off within the first line.
+    #[error("it is no snapshot of a registry")]
+    Foreign,
+    /// Written by another version of the program.
+    #[error("it has the unknown version {0}")]
+    Version(String),
+    /// Cut off or overwritten.
+    #[error("its checksum does not fit")]
+    Checksum,
+    /// Whole, but not what was agreed.
+    #[error("it cannot be read: {0}")]
+    Content(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    namespaces: Vec<Kept>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    namespace: Namespace,
+    instances: Vec<KeptInstance>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptInstance {
+    ttl_ms: u64,
+    instance: std::sync::Arc<Instance>,
+}
+
+/// The bytes of the file.
+pub fn encode(contents: Vec<(Namespace, Vec<Leased>)>) -> Vec<u8> {
+    let kept = |Leased { instance, ttl, .. }: Leased| KeptInstance {
+        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+        instance,
+    };
+    let namespaces = contents.into_iter().map(|(namespace, instances)| Kept {
+        namespace,
+        instances: instances.into_iter().map(kept).collect(),
+    });
+    let document = Document { namespaces: namespaces.collect() };
+    let body = serde_json::to_vec(&document).expect("instances are plain data and always encode");
+    let mut bytes = format!("{MAGIC} {VERSION} {}\n", checksum(&body)).into_bytes();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+/// Reads the bytes of a file.
+pub fn decode(bytes: &[u8]) -> Result<Contents, Damaged> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Damaged::Foreign)?;
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| Damaged::Foreign)?;
+    let mut words = head.split(' ');
+    if words.next() != Some(MAGIC) {
+        return Err(Damaged::Foreign);
+    }
+    let version = words.next().unwrap_or_default();
+    if version != VERSION {
+        return Err(Damaged::Version(version.chars().take(16).collect()));
+    }
+    let body = &bytes[end + 1..];
+    if words.next() != Some(checksum(body).as_str()) {
+        return Err(Damaged::Checksum);
+    }
+    let document: Document =
+        serde_json::from_slice(body).map_err(|error| Damaged::Content(error.to_string()))?;
+    let admitted = |KeptInstance { ttl_ms, instance }| Admitted {
+        instance: std::sync::Arc::unwrap_or_clone(instance),
+        ttl: Duration::from_millis(ttl_ms),
+    };
+    let contents = document
+        .namespaces
+        .into_iter()
+        .map(|kept| (kept.namespace, kept.instances.into_iter().map(admitted).collect()));
+    Ok(contents.collect())
+}
+
+/// What the data directory holds; nothing when there is no file yet. A damaged file is set aside, loudly,
+/// never overwritten.
+pub fn load(dir: &DataDir) -> Result<Contents, BadSetting> {
+    let Some(bytes) = dir.read(FILE)? else { return Ok(Contents::new()) };
+    match decode(&bytes) {
+        Ok(contents) => Ok(contents),
+        Err(reason) => {
+            let kept_as = dir.set_aside(FILE)?;
+            tracing::error!(
+                module = "STORE",
+                %reason,
+                kept_as = %kept_as.display(),
+                "the snapshot is damaged; the registry starts empty"
+            );
+            Ok(Contents::new())
+        }
+    }
+}
+
+fn checksum(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registration::{TtlLimits, admit};
+    use crate::timestamp::Timestamp;
+    use registry_api::Registration;
+    use std::sync::Arc;
+
+    fn leased(service: &str) -> Leased {
+        let second = Duration::from_secs(1);
+        let limits = TtlLimits::new(second, second * 30, second * 600).unwrap();
+        let registration = Registration {
+            metadata: Some(registry_api::Metadata::from_json(r#"{ "a" : [1, 2] }"#.to_owned()).unwrap()),
+            ..Registration::http(service, &["v1", "v1"], "h:1")
+        };
+        let Admitted { instance, ttl } = admit(registration, limits).unwrap();
+        Leased { instance: Arc::new(instance), renewed_at: Timestamp::default(), ttl }
+    }
+
+    fn written() -> Vec<u8> {
+        let name = |text: &str| Namespace::new(text).unwrap();
+        encode(vec![(name("a"), vec![leased("s"), leased("t")]), (name("b"), vec![])])
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let contents = decode(&written()).unwrap();
+        assert_eq!(contents.len(), 2);
+        assert_eq!(contents[0].1[1].instance, *leased("t").instance);
+        assert_eq!(contents[0].1[1].ttl, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_noticed() {
+        let written = written();
+        for at in (0..written.len()).step_by(7) {
+            let mut flipped = written.clone();
+            flipped[at] ^= 0x10;
+            assert!(decode(&flipped).is_err(), "{at}");
+            assert!(decode(&written[..at]).is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        assert_eq!(decode(b"a8-registry-snapshot 2 x\n{}"), Err(Damaged::Version("2".to_owned())));
+        assert_eq!(decode(b"PK\x03\x04"), Err(Damaged::Foreign));
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_the_next_start_finds_none() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        dir.replace(FILE, b"rubbish").unwrap();
+        assert_eq!(load(&dir), Ok(vec![]));
+        assert_eq!(std::fs::read(home.path().join("registry.snapshot.corrupt-1")).unwrap(), b"rubbish");
+        assert_eq!(dir.read(FILE), Ok(None));
+    }
+}
