@@ -1,0 +1,36 @@
+//! The one place where control reads the clock. Everything else takes a [`Moment`].
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::moment::Moment;
+
+/// Control's time line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// Starts the time line.
+    pub(crate) fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// The moment now.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::after_start(self.start.elapsed())
+    }
+
+    /// Waits until a moment.
+    pub(crate) async fn sleep_until(&self, moment: Moment) {
+        tokio::time::sleep(moment.since(self.now())).await;
+    }
+
+    /// The time of day, for people who read reports.
+    #[expect(clippy::disallowed_methods, reason = "this is the role's clock")]
+    pub(crate) fn time_of_day(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}

@@ -1,0 +1,151 @@
+//! Reads a request's body and takes the rules out of it. It says what is no JSON of the right types; what is
+//! no valid rule is the rule book's to say.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use control_api::RawRule;
+use http_body_util::{BodyExt, Limited};
+use serde_json::Value;
+
+use super::error::Refusal;
+
+/// The longest body that is read.
+const BODY_MAX_BYTES: usize = 1 << 20;
+/// How long it may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of a body that is too long is thrown away before it is refused, so that a caller who sends
+/// before it reads still gets the answer.
+const DISCARD_MAX_BYTES: usize = 16 << 20;
+
+/// Keys whose values are objects, and keys whose values are lists of objects. The decoder would take a
+/// list for an object; the ancestor does not.
+const OBJECTS: &[&str] = &["match", "source", "route", "uri", "resilience"];
+const OBJECT_LISTS: &[&str] = &["rules", "all", "any", "none", "backends", "actions"];
+
+/// The whole body.
+pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
+    let read = async {
+        let mut body = body;
+        match Limited::new(&mut body, BODY_MAX_BYTES).collect().await {
+            Ok(whole) => Ok(whole.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                discard(body).await;
+                Err(Refusal::BodyTooLarge)
+            }
+            // The caller broke off; nobody will read this.
+            Err(_) => Err(Refusal::InvalidJson),
+        }
+    };
+    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Refusal::BodyTooSlow))
+}
+
+async fn discard(mut body: Body) {
+    let mut seen = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        seen += frame.data_ref().map_or(0, Bytes::len);
+        if seen > DISCARD_MAX_BYTES {
+            return;
+        }
+    }
+}
+
+/// The rules of `{"rules":[..]}`.
+pub(super) fn rules(body: &[u8]) -> Result<Vec<RawRule>, Refusal> {
+    let value: Value = serde_json::from_slice(body).map_err(|_| Refusal::InvalidJson)?;
+    if !value.is_object() || !has_shape(&value) {
+        return Err(Refusal::InvalidJson);
+    }
+    match value.get("rules") {
+        None | Some(Value::Null) => Err(Refusal::NoRules),
+        Some(Value::Array(rules)) if rules.is_empty() => Err(Refusal::NoRules),
+        Some(Value::Array(rules)) => {
+            // A rule of null is one without any field, as it is for the ancestor.
+            let rule = |rule: &Value| serde_json::from_value::<Option<RawRule>>(rule.clone());
+            let rules = rules.iter().map(|one| rule(one).map(Option::unwrap_or_default));
+            rules.collect::<Result<_, _>>().map_err(|_| Refusal::InvalidJson)
+        }
+        Some(_) => Err(Refusal::InvalidJson),
+    }
+}
+
+fn has_shape(object: &Value) -> bool {
+    let object_or_null = |value: &Value| value.is_null() || (value.is_object() && has_shape(value));
+    let fits = |(key, value): (&String, &Value)| {
+        if OBJECTS.contains(&key.as_str()) {
+            object_or_null(value)
+        } else if OBJECT_LISTS.contains(&key.as_str()) {
+            value.is_null() || value.as_array().is_some_and(|list| list.iter().all(object_or_null))
+        } else {
+            // Among them `headers`, whose keys are not ours; the decoder refuses a list for it.
+            true
+        }
+    };
+    object.as_object().is_none_or(|fields| fields.iter().all(fits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_json_of_the_right_types_is_refused() {
+        for body in [
+            "",
+            " ",
+            "{",
+            "null",
+            "7",
+            "[]",
+            "[[]]",
+            r#"{"rules":{}}"#,
+            r#"{"rules":"x"}"#,
+            r#"{"rules":["x"]}"#,
+            r#"{"rules":[["id"]]}"#,
+            r#"{"rules":[{"priority":1.5}]}"#,
+            r#"{"rules":[{"priority":"1"}]}"#,
+            r#"{"rules":[{"tags":"a"}]}"#,
+            r#"{"rules":[{"match":[]}]}"#,
+            r#"{"rules":[{"match":{"source":["a"]}}]}"#,
+            r#"{"rules":[{"match":{"headers":["a"]}}]}"#,
+            r#"{"rules":[{"match":{"all":[[]]}}]}"#,
+            r#"{"rules":[{"route":{"backends":[["v1"]]}}]}"#,
+            r#"{"rules":[{"route":{"http_req_retries":0.5}}]}"#,
+            r#"{"rules":[{"actions":{}}]}"#,
+            r#"{"rules":[{"actions":[{"return_code":"500"}]}]}"#,
+            r#"{"rules":[{}]} x"#,
+        ] {
+            assert_eq!(rules(body.as_bytes()), Err(Refusal::InvalidJson), "{body}");
+        }
+    }
+
+    #[test]
+    fn no_rules_are_told_from_wrong_ones() {
+        for body in ["{}", r#"{"rules":null}"#, r#"{"rules":[]}"#, r#"{"other":[1]}"#] {
+            assert_eq!(rules(body.as_bytes()), Err(Refusal::NoRules), "{body}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_and_nulls_are_dropped() {
+        let body = r#"{"rules":[{"destination":"d","color":[1],"match":null,"tags":null,
+            "route":{"backends":[{"tags":["v1"],"timeout":7}],"uri":null}}, null]}"#;
+        let rules = rules(body.as_bytes()).unwrap();
+        assert_eq!((rules[0].destination.as_str(), rules[0].matching.is_none()), ("d", true));
+        assert_eq!(rules[1], RawRule::default());
+    }
+
+    #[test]
+    fn a_header_may_be_called_like_one_of_our_keys() {
+        let body = r#"{"rules":[{"match":{"headers":{"source":"a","any":"b"}}}]}"#;
+        assert!(rules(body.as_bytes()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_limit_is_refused_and_one_at_it_is_read() {
+        let body = |length| Body::from(vec![b' '; length]);
+        assert_eq!(read(body(BODY_MAX_BYTES)).await.unwrap().len(), BODY_MAX_BYTES);
+        assert_eq!(read(body(BODY_MAX_BYTES + 1)).await, Err(Refusal::BodyTooLarge));
+    }
+}

@@ -1,0 +1,110 @@
+//! Accepts connections and serves HTTP/1.1 or cleartext HTTP/2 on each, within bounds. What a request means
+//! is the front's.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::closing::Closing;
+use crate::http::Front;
+
+/// How many connections are served at once; further ones wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 20_000;
+/// How long a connection may take to send the head of a request, idle time included.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest head of a request.
+const HEADER_MAX_BYTES: usize = 64 << 10;
+/// How many requests one HTTP/2 connection may have in flight.
+const STREAMS_MAX: u32 = 256;
+/// How often an HTTP/2 peer is asked for a sign of life.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// The pause after the system refused to hand over a connection, for want of descriptors for example.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long answers may still take after the end was announced.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// Serves until `closing` says so, then until the answers that were begun are out or their time is up.
+pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut closing: Closing) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased; // The end comes before new work, and room is made before it is taken.
+            () = closing.announced() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer, Arc::clone(&front), closing.clone()));
+                }
+                Err(error) => {
+                    warn!(%error, "connection cannot be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, mut closing: Closing) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "connection without nodelay");
+    }
+    let mut head = [0; 3];
+    let version = tokio::select! {
+        biased; // Nothing is lost on a connection that has not sent a byte.
+        () = closing.announced() => return,
+        peeked = tokio::time::timeout(HEADER_READ_TIMEOUT, stream.peek(&mut head)) => peeked,
+    };
+    if !matches!(version, Ok(Ok(1..))) {
+        return;
+    }
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let front = Arc::clone(&front);
+        async move { Ok::<_, Infallible>(front.handle(request, peer).await) }
+    });
+    let io = TokioIo::new(stream);
+    // The preface of HTTP/2; no method of ours begins like it.
+    let ended = if &head == b"PRI" {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE_INTERVAL);
+        builder.max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_MAX_BYTES as u32);
+        let mut serving = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            biased; // A connection that ends by itself needs no farewell.
+            ended = serving.as_mut() => ended,
+            () = closing.announced() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        }
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+        builder.max_buf_size(HEADER_MAX_BYTES);
+        let mut serving = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            biased; // A connection that ends by itself needs no farewell.
+            ended = serving.as_mut() => ended,
+            () = closing.announced() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection ended early");
+    }
+}
