@@ -1,6 +1,7 @@
 //! The one table that decides requests now, swapped without a pause. Old tables are dropped here, on a thread
 //! of their own, never on a request thread; what a table says is routing's.
 
+use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,10 +20,15 @@ pub const RETIRED_MAX: usize = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Holds the current table. Generic only so that its law about dropping can be tested by itself.
-#[derive(Debug)]
 pub struct Tables<T: Send + Sync + 'static = Table> {
     current: ArcSwap<T>,
     retired: Mutex<Sender<Arc<T>>>,
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Tables<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
 }
 
 impl<T: Send + Sync + 'static> Tables<T> {

@@ -1,0 +1,109 @@
+//! Everything of one proxy that outlives a table, opened in the order in which it can fail. It listens
+//! nowhere and starts no loop: those are the server's and the background's.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use control_api::Snapshot;
+use registry_api::setting::BadSetting;
+
+use crate::access_log::AccessLog;
+use crate::board::Board;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::feed::{Source, Stage, Status, last_good};
+use crate::metrics::Metrics;
+use crate::resolve::Resolver;
+use crate::tables::{Table, Tables};
+
+/// The parts that the request path, the feed and the operators share.
+#[derive(Debug)]
+pub struct Live {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Live state beside the table.
+    pub board: Arc<Board>,
+    /// The table.
+    pub tables: Arc<Tables>,
+    /// Host names.
+    pub resolver: Arc<Resolver>,
+    /// One line per request.
+    pub access_log: Arc<AccessLog>,
+    /// What the feed says of itself.
+    pub status: Arc<Status>,
+    /// Whether the proxy is about to go.
+    pub drain: Arc<Drain>,
+    /// What the feed fills.
+    pub stage: Stage,
+    /// Held, so that nobody else uses the folder.
+    pub data_dir: DataDir,
+}
+
+/// Whether the proxy is about to go: it serves on, but nobody should send it more.
+#[derive(Debug, Default)]
+pub struct Drain(AtomicBool);
+
+impl Drain {
+    /// From now on.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it began.
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Live {
+    /// Takes the data folder, opens the access log, and puts the last good snapshot in place when there is
+    /// one. `now` is the origin of live times.
+    pub fn open(config: &Config, now: Instant) -> Result<Self, BadSetting> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let metrics = Arc::new(Metrics::new());
+        let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
+        let resolver = Arc::new(Resolver::default());
+        let board = Arc::new(Board::new(Arc::clone(&metrics), Arc::clone(&resolver), now));
+        let tables = Arc::new(Tables::new(Table::empty()).map_err(|error| no_thread(&error))?);
+        let status = Arc::new(Status::default());
+        let stage = Stage {
+            identity: config.identity.clone(),
+            tables: Arc::clone(&tables),
+            board: Arc::clone(&board),
+            resolver: Arc::clone(&resolver),
+            metrics: Arc::clone(&metrics),
+            status: Arc::clone(&status),
+        };
+        let live = Self {
+            metrics,
+            board,
+            tables,
+            resolver,
+            access_log: Arc::new(access_log),
+            status,
+            drain: Arc::default(),
+            stage,
+            data_dir,
+        };
+        live.start_from_last_good();
+        Ok(live)
+    }
+
+    fn start_from_last_good(&self) {
+        match last_good::load(self.data_dir.path()) {
+            Ok(None) => {}
+            Ok(Some((snapshot, position))) => {
+                let table = self.stage.compile(&Snapshot::default(), &snapshot);
+                self.stage.swap(table, Source::LastGood, Arc::new(snapshot), position);
+            }
+            Err(error) => tracing::warn!(%error, "last good snapshot ignored"),
+        }
+    }
+}
+
+/// The one resource that nothing but the number of threads can be blamed for.
+pub(crate) fn no_thread(error: &io::Error) -> BadSetting {
+    BadSetting::new("threads", format!("cannot start a thread: {error}"))
+}
