@@ -533,3 +533,33 @@ async fn ten_thousand_concurrent_registrations_are_all_there_and_go_again() {
     let Ok(registry) = std::sync::Arc::try_unwrap(registry) else { panic!("nobody else holds it") };
     registry.stop().await;
 }
+
+#[tokio::test]
+async fn http_2_is_spoken_too_and_links_name_its_authority() {
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let registry = Running::start(&[]).await;
+    let stream = tokio::net::TcpStream::connect(registry.address).await.unwrap();
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let driven = tokio::spawn(connection);
+    let request = http::Request::post("http://fabric:7/api/v1/instances")
+        .header("content-type", "application/json")
+        .body(Full::<bytes::Bytes>::from(registration("s", "tcp", "h:1", "")))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 201);
+    assert!(
+        response.headers()["location"].to_str().unwrap().starts_with("http://fabric:7/api/v1/instances/")
+    );
+    let unlabelled =
+        http::Request::post("http://fabric:7/nowhere").body(Full::<bytes::Bytes>::from("text")).unwrap();
+    let refused = sender.send_request(unlabelled).await.unwrap();
+    assert_eq!(refused.status(), 415);
+    assert!(refused.into_body().collect().await.unwrap().to_bytes().starts_with(b"{\"Error\":"));
+    drop(sender);
+    driven.await.unwrap().unwrap();
+    registry.stop().await;
+}
