@@ -91,8 +91,8 @@ impl Follower {
             return Step::Keep;
         }
         match &self.rejected {
-            // Nothing newer than what was refused.
-            Some(rejected) if rejected.position == to => Step::Keep,
+            // Nothing newer than what was refused: control names that, or what this proxy said it holds.
+            Some(rejected) if rejected.position == to || self.at == to => Step::Keep,
             _ => {
                 self.ask_all = true;
                 self.rejected = None;
@@ -209,6 +209,15 @@ mod tests {
         assert!(matches!(follower.hear(unreadable()), Step::Later(_)), "no hot loop");
         assert_eq!(follower.ask().0, at(3, 1));
         apply(&mut follower, delta(3, 5, 1, 2));
+    }
+
+    #[test]
+    fn a_proxy_that_refused_its_first_snapshot_waits_for_a_newer_one() {
+        let mut follower = Follower::default();
+        follower.hear(Polled::Unreadable(at(4, 9), "no".to_owned()));
+        assert_eq!(follower.hear(Polled::Unchanged(Position::default())), Step::Keep);
+        assert_eq!(follower.ask(), (Position::default(), Some((4, "no"))));
+        apply(&mut follower, full(5, 1));
     }
 
     #[test]
