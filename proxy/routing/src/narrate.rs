@@ -78,7 +78,7 @@ impl fmt::Display for End {
     }
 }
 
-/// At most four decimals: a third is `0.3333`, a quarter stays `0.25`.
+/// Four decimals: a third is `0.3333`, a quarter stays `0.25`. The smallest shares are written out.
 fn rounded(share: f64) -> f64 {
-    (share * 10_000.0).round() / 10_000.0
+    if share < 0.001 { share } else { (share * 10_000.0).round() / 10_000.0 }
 }

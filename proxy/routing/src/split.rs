@@ -33,6 +33,7 @@ impl Split {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn counts(shares: &[f64], draws: u32) -> Vec<usize> {
         let split = Split::new(shares);
@@ -55,5 +56,17 @@ mod tests {
         assert_eq!(counts(&[0.0, 0.7, 0.3, 0.0], 100), [0, 70, 30, 0]);
         let split = Split::new(&[0.7, 0.3, 0.0]);
         assert_eq!(split.choose(Draw::from_bits(u64::MAX)), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_weights_are_the_draws_are_divided_exactly(
+            parts in prop::collection::vec(0..100_u32, 1..8).prop_filter("somebody", |parts| parts.iter().sum::<u32>() > 0),
+        ) {
+            let sum: u32 = parts.iter().sum();
+            let shares: Vec<_> = parts.iter().map(|part| f64::from(*part) / f64::from(sum)).collect();
+            let expected: Vec<_> = parts.iter().map(|part| *part as usize).collect();
+            prop_assert_eq!(counts(&shares, sum), expected);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Deciding costs no allocation: counted by an allocator of this test alone. Time is the bench's matter.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where its world is wrong")]
 #![allow(
     unsafe_code,
     reason = "an allocator cannot be written without it; this one only counts and passes on"

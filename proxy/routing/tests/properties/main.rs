@@ -1,0 +1,167 @@
+//! Laws over all worlds: what the table decides is what reading the rules aloud gives, a table made from the
+//! one before is the one made from nothing, and a pick never repeats itself without need.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where its world is wrong")]
+
+mod naive;
+mod picking;
+mod worlds;
+
+use control_api::{AbortCode, Identity, Snapshot};
+use proptest::prelude::*;
+use registry_api::Reason;
+use routing::{Decision, Outcome, RequestHead, RouteTable, Seed};
+
+use crate::worlds::{Request, World, request, world};
+
+/// The decision as text, in the words of the naive reading.
+fn retold(table: &RouteTable, decision: &Decision, path: &str) -> String {
+    let fired = |rule: routing::ActionRuleRef| {
+        let rule = table.actions(rule);
+        let places: Vec<_> =
+            (0..rule.actions().len()).filter(|at| decision.faults.fired.contains(*at)).collect();
+        format!("{} {places:?}", rule.id())
+    };
+    let faults = decision.faults.rule.map_or_else(|| "none".to_owned(), fired);
+    let delay = decision.faults.delay.as_secs_f64();
+    match decision.outcome {
+        Outcome::Refuse(refusal) => refusal.status_and_id().1.to_owned(),
+        Outcome::Forward(at) => {
+            let backend = table.backend(at);
+            let ids: Vec<_> =
+                backend.endpoints.iter().map(|endpoint| endpoint.instance.id.to_string()).collect();
+            let path = table.upstream_path(decision, path);
+            let (timeout, retries) = (decision.timeout.as_secs_f64(), decision.retries);
+            let (dst, lb) = (&backend.dst, backend.lb.as_str());
+            format!(
+                "forward {path} to {dst} {lb} {ids:?} after {delay} within {timeout} retries {retries} faults {faults}"
+            )
+        }
+        Outcome::Abort(at, code) => {
+            let code = match code {
+                AbortCode::Status(status) => i64::from(status),
+                AbortCode::Close(code) => i64::from(code),
+            };
+            format!("abort {code} for {} after {delay} faults {faults}", table.backend(at).dst)
+        }
+    }
+}
+
+fn head<'a>(request: &'a Request, headers: &'a http::HeaderMap) -> RequestHead<'a> {
+    RequestHead { method: "GET", path: &request.path, authority: "gateway", headers }
+}
+
+/// What can be seen of a table through these requests.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    names: Vec<String>,
+    skipped: usize,
+    revision: u64,
+    answers: Vec<String>,
+}
+
+fn seen(table: &RouteTable, requests: &[Request]) -> Seen {
+    let answer = |request: &Request| {
+        let seed = Seed::of(request.id.as_bytes());
+        table.explain(&head(request, &request.headers()), seed).to_string()
+    };
+    Seen {
+        names: table.services().map(|service| service.name.to_string()).collect(),
+        skipped: table.skipped(),
+        revision: table.revision(),
+        answers: requests.iter().map(answer).collect(),
+    }
+}
+
+fn compile(world: &World) -> RouteTable {
+    RouteTable::compile(&world.snapshot(), &world.identity, &())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_table_decides_what_reading_the_rules_aloud_gives(world in world(), requests in prop::collection::vec(request(), 1..8)) {
+        let table = compile(&world);
+        for request in &requests {
+            let headers = request.headers();
+            let decision = table.decide(&head(request, &headers), Seed::of(request.id.as_bytes()));
+            let told = retold(&table, &decision, &request.path);
+            prop_assert_eq!(told, naive::read_aloud(&world, request), "{:#?}", table.explain(&head(request, &headers), Seed::of(request.id.as_bytes())));
+        }
+    }
+
+    #[test]
+    fn an_explanation_ends_as_the_decision_does(world in world(), request in request()) {
+        let table = compile(&world);
+        let (headers, seed) = (request.headers(), Seed::of(request.id.as_bytes()));
+        let explanation = table.explain(&head(&request, &headers), seed);
+        prop_assert_eq!(explanation.decision, table.decide(&head(&request, &headers), seed));
+        prop_assert!(explanation.rules.iter().rev().skip(1).all(|rule| !rule.matched));
+        prop_assert!(explanation.backends.iter().filter(|backend| backend.chosen).count() <= 1);
+        prop_assert!(serde_json::to_value(&explanation).is_ok());
+    }
+
+    #[test]
+    fn a_table_made_from_the_one_before_is_the_one_made_from_nothing(
+        old in world(), new in world(), third in world(), requests in prop::collection::vec(request(), 1..6), same_identity: bool,
+    ) {
+        let mut snapshot = old.snapshot();
+        let mut table = compile(&old);
+        for step in [&new, &third] {
+            let identity = if same_identity { old.identity.clone() } else { step.identity.clone() };
+            // As a feed does it: the entries that stay are the same allocations.
+            let mut next = snapshot.clone();
+            next.apply(step.snapshot().revision(), snapshot.delta_to(&step.snapshot(), |_| Reason::Expired));
+            table = table.recompile(&snapshot, &next, &identity, &());
+            let fresh: RouteTable = RouteTable::compile(&next, &identity, &());
+            prop_assert_eq!(seen(&table, &requests), seen(&fresh, &requests));
+            snapshot = next;
+        }
+    }
+
+    #[test]
+    fn a_wrong_idea_of_the_old_snapshot_does_no_harm(old in world(), new in world(), wrong in world(), requests in prop::collection::vec(request(), 1..6)) {
+        let table = compile(&old).recompile(&wrong.snapshot(), &new.snapshot(), &new.identity, &());
+        prop_assert_eq!(seen(&table, &requests), seen(&compile(&new), &requests));
+    }
+
+    #[test]
+    fn services_that_a_change_does_not_touch_are_shared(old in world(), new in world()) {
+        let (before, after) = (old.snapshot(), new.snapshot());
+        let table = compile(&old);
+        let next = table.recompile(&before, &after, &old.identity, &());
+        for service in table.services() {
+            let touches = |snapshot: &Snapshot| naive::made_of(snapshot, service.name.as_str());
+            let shared = next.find(service.name.as_str()).is_some_and(|at| std::ptr::eq(next.service(at), service));
+            prop_assert_eq!(shared, touches(&before) == touches(&after), "{}", service.name);
+        }
+    }
+}
+
+#[test]
+fn splits_and_faults_and_rules_draw_independently() {
+    let world = World {
+        identity: Identity::default(),
+        instances: worlds::instances_of("a", &["t1", "t2"]),
+        rules: vec![
+            serde_json::json!({"id": "r", "destination": "a", "route": {"backends": [{"tags": ["t1"]}, {"tags": ["t2"]}]}}),
+            serde_json::json!({"id": "f", "destination": "a", "actions": [
+                {"action": "delay", "duration": 1, "probability": 0.5}, {"action": "abort", "return_code": 500, "probability": 0.5}]}),
+        ],
+    };
+    let table = compile(&world);
+    let headers = http::HeaderMap::new();
+    let head = RequestHead { method: "GET", path: "/a/", authority: "", headers: &headers };
+    let mut cells = std::collections::BTreeMap::<_, u32>::new();
+    for id in 0..16_000_u32 {
+        let decision = table.decide(&head, Seed::of(id.to_string().as_bytes()));
+        let dst = table.backend(decision.backend.unwrap()).dst.clone();
+        *cells
+            .entry((dst, decision.faults.fired.contains(0), decision.faults.fired.contains(1)))
+            .or_default() += 1;
+    }
+    // Eight cells of 2,000; the ids are fixed, so this is no game of chance. Five standard deviations are 210.
+    assert_eq!(cells.len(), 8);
+    assert!(cells.values().all(|count| count.abs_diff(2_000) < 210), "{cells:?}");
+}

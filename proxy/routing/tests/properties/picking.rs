@@ -1,0 +1,170 @@
+//! Laws of the pick, over loads of all kinds. The endpoints' live state here is their number.
+
+use std::sync::Arc;
+
+use control_api::{Draw, Identity, LbType, RuleId, Snapshot};
+use proptest::prelude::*;
+use registry_api::{Instance, ServiceName};
+use routing::{Address, Attach, Backend, BackendSpec, Load, RequestHead, RouteTable, Seed, pick};
+use serde_json::json;
+
+/// Numbers endpoints by their instance's id.
+struct Numbers;
+
+impl Attach for Numbers {
+    type Service = String;
+    type Backend = String;
+    type Endpoint = usize;
+    fn service(&self, name: &ServiceName) -> String {
+        name.to_string()
+    }
+    fn backend(&self, destination: &ServiceName, rule: Option<&RuleId>, backend: &BackendSpec<'_>) -> String {
+        let limit = backend.resilience.max_requests;
+        let rule = rule.map_or("-", RuleId::as_str);
+        format!("{destination} {rule} {} {:?} {} {limit:?}", backend.service, backend.tags, backend.label)
+    }
+    fn endpoint(&self, _: &ServiceName, instance: &Arc<Instance>, _: &Address) -> usize {
+        instance.id.as_str().parse().unwrap()
+    }
+}
+
+#[derive(Debug)]
+struct Loads(Vec<(u32, bool)>);
+
+impl Load<usize> for Loads {
+    fn active(&self, endpoint: &usize) -> u32 {
+        self.0[*endpoint].0
+    }
+    fn usable(&self, endpoint: &usize) -> bool {
+        self.0[*endpoint].1
+    }
+}
+
+fn table(count: usize, lb: LbType) -> RouteTable<Numbers> {
+    let rule = json!({"id": "r", "destination": "s", "route": {"backends": [
+        {"tags": ["y", "x"], "lb_type": lb.as_str(), "resilience": {"max_requests": 7}}]}});
+    let instances = (0..count).map(|number| {
+        json!({"id": format!("{number:04}"), "service_name": "s", "status": "UP", "tags": ["x", "y"],
+            "endpoint": {"type": "http", "value": "10.0.0.1:80"}})
+    });
+    let snapshot = Snapshot::new(
+        1,
+        [Arc::new(serde_json::from_value(rule).unwrap())],
+        instances.map(|instance| Arc::new(serde_json::from_value(instance).unwrap())),
+    );
+    RouteTable::compile(&snapshot, &Identity::default(), &Numbers)
+}
+
+fn with_backend<T>(count: usize, lb: LbType, ask: impl FnOnce(&Backend<Numbers>) -> T) -> T {
+    let table = table(count, lb);
+    let service = table.service(table.find("s").unwrap());
+    ask(&service.backends()[0])
+}
+
+fn lb() -> impl Strategy<Value = LbType> {
+    prop::sample::select(&[LbType::RoundRobin, LbType::Random, LbType::LeastRequest][..])
+}
+
+proptest! {
+    #[test]
+    fn nobody_is_tried_twice_or_ejected_while_a_better_one_remains(
+        loads in prop::collection::vec((0..5_u32, any::<bool>()), 0..7),
+        tried in prop::collection::vec(0..7_usize, 0..5),
+        lb in lb(), ticket: u64, bits: u64,
+    ) {
+        let loads = Loads(loads);
+        let count = loads.0.len();
+        let picked = with_backend(count, lb, |backend| pick(backend, &loads, &tried, ticket, Draw::from_bits(bits)));
+        prop_assert_eq!(picked.is_some(), count > 0);
+        let Some(picked) = picked else { return Ok(()) };
+        let untried = |index: &usize| !tried.contains(index);
+        let good = |index: &usize| untried(index) && loads.0[*index].1;
+        prop_assert!(untried(&picked) || !(0..count).any(|index| untried(&index)));
+        prop_assert!(good(&picked) || !(0..count).any(|index| good(&index)));
+        prop_assert!(loads.0[picked].1 || untried(&picked) || !(0..count).any(|index| loads.0[index].1));
+    }
+
+    #[test]
+    fn turns_are_exactly_fair_among_those_that_are_usable(usable in prop::collection::vec(any::<bool>(), 1..7), start in 0..1000_u64) {
+        let count = usable.len();
+        let left = usable.iter().filter(|usable| **usable).count();
+        prop_assume!(left > 0);
+        let loads = Loads(usable.iter().map(|usable| (0, *usable)).collect());
+        // Whole rounds of everybody's turns, as many as those left can share evenly.
+        let tickets = (count * left) as u64;
+        let mut turns = vec![0; count];
+        with_backend(count, LbType::RoundRobin, |backend| {
+            for ticket in start * tickets..(start + 1) * tickets {
+                turns[pick(backend, &loads, &[], ticket, Draw::from_bits(0)).unwrap()] += 1;
+            }
+        });
+        let expected: Vec<_> = usable.iter().map(|usable| if *usable { count } else { 0 }).collect();
+        prop_assert_eq!(turns, expected);
+    }
+
+    #[test]
+    fn of_two_the_less_busy_one_is_taken(busy in 0..5_u32, idle in 0..5_u32, bits: u64) {
+        prop_assume!(idle < busy);
+        let loads = Loads(vec![(busy, true), (idle, true)]);
+        let picked = with_backend(2, LbType::LeastRequest, |backend| pick(backend, &loads, &[], 0, Draw::from_bits(bits)));
+        prop_assert_eq!(picked, Some(1));
+    }
+}
+
+#[test]
+fn random_is_exactly_even_over_evenly_spaced_draws() {
+    let loads = Loads(vec![(0, true); 4]);
+    let mut turns = [0; 4];
+    with_backend(4, LbType::Random, |backend| {
+        for draw in Draw::evenly_spaced(1_000) {
+            turns[pick(backend, &loads, &[], 0, draw).unwrap()] += 1;
+        }
+    });
+    assert_eq!(turns, [250; 4]);
+}
+
+#[test]
+fn the_share_of_an_ejected_one_is_spread_over_the_rest() {
+    let loads = Loads(vec![(0, true), (0, false), (0, true), (0, true)]);
+    for lb in [LbType::Random, LbType::LeastRequest] {
+        let mut turns = [0_u32; 4];
+        with_backend(4, lb, |backend| {
+            for id in 0..12_000_u32 {
+                let draw = Seed::of(&id.to_le_bytes()).draw(routing::Purpose::Pick(0), 0);
+                turns[pick(backend, &loads, &[], 0, draw).unwrap()] += 1;
+            }
+        });
+        // Fixed ids; five standard deviations of 4,000 of 12,000 are 260.
+        assert!(
+            turns.iter().enumerate().all(|(at, turns)| turns.abs_diff(if at == 1 { 0 } else { 4_000 }) < 260),
+            "{lb:?} {turns:?}"
+        );
+    }
+}
+
+#[test]
+fn the_least_busy_of_many_is_preferred_and_the_busiest_never_taken() {
+    let loads = Loads((0..8).map(|number| (number, true)).collect());
+    let mut turns = [0_u32; 8];
+    with_backend(8, LbType::LeastRequest, |backend| {
+        for id in 0..8_000_u32 {
+            let draw = Seed::of(&id.to_le_bytes()).draw(routing::Purpose::Pick(0), 0);
+            turns[pick(backend, &loads, &[], 0, draw).unwrap()] += 1;
+        }
+    });
+    assert!(turns.windows(2).all(|pair| pair[0] > pair[1]), "{turns:?}");
+    assert_eq!(turns[7], 0);
+}
+
+#[test]
+fn live_state_is_asked_for_with_all_that_identifies_it() {
+    let table = table(2, LbType::Random);
+    let service = table.service(table.find("s").unwrap());
+    assert_eq!(service.live, "s");
+    assert_eq!(service.backends()[0].live, r#"s r s ["x", "y"] x,y Some(7)"#);
+    assert_eq!(service.endpoints().iter().map(|endpoint| endpoint.live).collect::<Vec<_>>(), [0, 1]);
+    let headers = http::HeaderMap::new();
+    let head = RequestHead { method: "GET", path: "/s", authority: "", headers: &headers };
+    let decision = table.decide(&head, Seed::of(b""));
+    assert_eq!(table.backend(decision.backend.unwrap()).dst, "s:x,y");
+}
