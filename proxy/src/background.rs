@@ -15,7 +15,7 @@ use crate::access_log::AccessLog;
 use crate::board::Board;
 use crate::config::Config;
 use crate::feed::last_good::Keeper;
-use crate::feed::{Follower, Watch};
+use crate::feed::{Follower, Status, Watch};
 use crate::live::{Live, no_thread};
 use crate::resolve::Resolver;
 
@@ -46,6 +46,7 @@ impl Background {
             resolver: Arc::clone(&live.resolver),
             board: Arc::clone(&live.board),
             access_log: Arc::clone(&live.access_log),
+            _end: End(Arc::clone(&live.status)),
         };
         let (stop, stopped) = oneshot::channel();
         let runtime = runtime().map_err(|error| no_thread(&error))?;
@@ -70,6 +71,16 @@ struct Others {
     resolver: Arc<Resolver>,
     board: Arc<Board>,
     access_log: Arc<AccessLog>,
+    _end: End,
+}
+
+/// However the thread ends, nobody shall believe that changes still arrive.
+struct End(Arc<Status>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.lost("the feed has ended".to_owned());
+    }
 }
 
 fn runtime() -> io::Result<Runtime> {

@@ -16,8 +16,10 @@ pub type Table = routing::RouteTable<Board>;
 /// How many old tables wait for their last request. Beyond it the oldest is left to that request: a stream of
 /// hours must not make the proxy keep every table of those hours twice.
 pub const RETIRED_MAX: usize = 64;
-/// How often a table that is still in use is looked at again.
+/// How soon a table that is still in use is looked at again; twice as late each time it still is.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A stream of hours must not wake a thread fifty times a second.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(2);
 
 /// Holds the current table. Generic only so that its law about dropping can be tested by itself.
 pub struct Tables<T: Send + Sync + 'static = Table> {
@@ -56,16 +58,23 @@ impl<T: Send + Sync + 'static> Tables<T> {
 /// Drops each table once nobody else holds it. A count of one cannot rise again: nobody else is left to clone.
 fn drop_unused<T>(tables: &Receiver<Arc<T>>) {
     let mut waiting: Vec<Arc<T>> = Vec::new();
+    let mut look_again = LOOK_AGAIN;
     loop {
         if waiting.is_empty() {
             match tables.recv() {
-                Ok(table) => waiting.push(table),
+                Ok(table) => {
+                    waiting.push(table);
+                    look_again = LOOK_AGAIN;
+                }
                 Err(_) => return,
             }
         }
-        match tables.recv_timeout(LOOK_AGAIN) {
-            Ok(table) => waiting.push(table),
-            Err(RecvTimeoutError::Timeout) => {}
+        match tables.recv_timeout(look_again) {
+            Ok(table) => {
+                waiting.push(table);
+                look_again = LOOK_AGAIN;
+            }
+            Err(RecvTimeoutError::Timeout) => look_again = (2 * look_again).min(LOOK_AGAIN_MAX),
             Err(RecvTimeoutError::Disconnected) => return,
         }
         waiting.retain(|table| Arc::strong_count(table) > 1);

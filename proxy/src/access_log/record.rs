@@ -135,22 +135,27 @@ impl Record<'_> {
     /// The line, with its end.
     pub fn to_line(&self) -> Vec<u8> {
         let mut line = Line(String::with_capacity(640));
-        let status = self.status.to_string();
-        line.text("status", &status);
-        line.text("start_time", &humantime::format_rfc3339_millis(at_least_1970(self.start)).to_string());
+        line.plain("status", self.status);
+        line.plain("start_time", humantime::format_rfc3339_millis(at_least_1970(self.start)));
         line.bare("request_time", self.duration.as_millis());
-        let upstream_ms = self.upstream_duration.map(|time| time.as_millis().to_string());
-        line.text("upstream_response_time", upstream_ms.as_deref().unwrap_or_default());
+        match self.upstream_duration {
+            Some(time) => line.plain("upstream_response_time", time.as_millis()),
+            None => line.plain("upstream_response_time", '-'),
+        }
         line.text("src", self.src);
         line.text("dst", self.dst);
         self.traces(&mut line);
         line.key("message");
-        line.quoted(&format!("{} {} {status}", cut(self.method), cut(self.path)));
-        line.text("module", "A8PROXY");
+        line.0.push('"');
+        line.escaped(cut(self.method));
+        line.0.push(' ');
+        line.escaped(cut(self.path));
+        let _ = write!(line.0, " {}\"", self.status);
+        line.plain("module", "A8PROXY");
         line.text("method", self.method);
         line.text("path", self.path);
         line.text("protocol", self.protocol);
-        line.text("response_flags", &self.flags.to_string());
+        line.plain("response_flags", self.flags);
         line.bytes("x_forwarded", self.x_forwarded);
         line.bytes("user_agent", self.user_agent);
         line.bytes("request_id", self.request_id);
@@ -165,7 +170,7 @@ impl Record<'_> {
 
     fn traces(&self, line: &mut Line) {
         if self.traces.is_empty() {
-            return line.text(UNTRACED.0, UNTRACED.1);
+            return line.plain(UNTRACED.0, UNTRACED.1);
         }
         for (at, (key, value)) in self.traces.iter().enumerate() {
             // One key twice makes a line that readers disagree about: the last one counts.
@@ -173,7 +178,7 @@ impl Record<'_> {
                 continue;
             }
             let taken = *key != UNTRACED.0 && FIELDS.contains(key);
-            if taken { line.text(&format!("trace_{key}"), value) } else { line.text(key, value) }
+            line.trace(if taken { "trace_" } else { "" }, key, value);
         }
     }
 }
@@ -195,19 +200,28 @@ fn cut(text: &str) -> &str {
 struct Line(String);
 
 impl Line {
+    /// One of [`FIELDS`], which need no escaping.
     fn key(&mut self, key: &str) {
-        self.0.push(if self.0.is_empty() { '{' } else { ',' });
-        self.quoted(key);
-        self.0.push(':');
+        self.0.push_str(if self.0.is_empty() { "{\"" } else { ",\"" });
+        self.0.push_str(key);
+        self.0.push_str("\":");
     }
 
     fn text(&mut self, key: &str, value: &str) {
         self.key(key);
-        self.quoted(if value.is_empty() { "-" } else { cut(value) });
+        self.0.push('"');
+        self.escaped(if value.is_empty() { "-" } else { cut(value) });
+        self.0.push('"');
     }
 
     fn bytes(&mut self, key: &str, value: &[u8]) {
         self.text(key, &String::from_utf8_lossy(&value[..value.len().min(VALUE_MAX_BYTES)]));
+    }
+
+    /// A string that needs no escaping.
+    fn plain(&mut self, key: &str, value: impl fmt::Display) {
+        self.key(key);
+        let _ = write!(self.0, "\"{value}\"");
     }
 
     fn bare(&mut self, key: &str, value: impl fmt::Display) {
@@ -215,12 +229,21 @@ impl Line {
         let _ = write!(self.0, "{value}");
     }
 
-    /// A JSON string (RFC 8259 7). Other line separators are escaped too, for readers that split at them.
-    fn quoted(&mut self, text: &str) {
+    /// Both the key and the value are an operator's.
+    fn trace(&mut self, before: &str, key: &str, value: &str) {
+        self.0.push_str(",\"");
+        self.0.push_str(before);
+        self.escaped(cut(key));
+        self.0.push_str("\":\"");
+        self.escaped(if value.is_empty() { "-" } else { cut(value) });
         self.0.push('"');
+    }
+
+    /// The inside of a JSON string (RFC 8259 7). Other line separators are escaped too, for readers that
+    /// split at them.
+    fn escaped(&mut self, text: &str) {
         if text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\') {
-            self.0.push_str(text);
-            return self.0.push('"');
+            return self.0.push_str(text);
         }
         for c in text.chars() {
             match c {
@@ -235,7 +258,6 @@ impl Line {
                 c => self.0.push(c),
             }
         }
-        self.0.push('"');
     }
 
     fn end(mut self) -> Vec<u8> {

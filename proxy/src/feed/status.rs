@@ -95,7 +95,7 @@ impl Status {
     }
 
     /// Control did not answer; says whether it had before, or whether this is the first failure.
-    pub(super) fn lost(&self, error: String) -> bool {
+    pub(crate) fn lost(&self, error: String) -> bool {
         let mut seen = self.lock();
         let first = seen.error.replace(error).is_none();
         std::mem::replace(&mut seen.connected, false) || first
