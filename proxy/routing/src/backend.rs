@@ -7,6 +7,7 @@ use control_api::{LbType, Resilience, RuleId};
 use registry_api::{Instance, ServiceName};
 
 use crate::address::Address;
+use crate::seed::stable_hash;
 
 /// Gives live state and metric handles for parts of a table, resolved once while it is compiled. The same
 /// part of a later table must get the same state, so that a swap forgets nothing.
@@ -59,6 +60,9 @@ pub struct Backend<A: Attach> {
     pub endpoints: Endpoints<A>,
     /// The route rule it belongs to; `None` for the default backend.
     pub rule: Option<RuleId>,
+    /// For [`Seed::draw`](crate::Seed::draw) with [`Purpose::Pick`](crate::Purpose::Pick): one request id that
+    /// passes several proxies must not pick the same place in every backend.
+    pub key: u64,
     /// Limits.
     pub resilience: Resilience,
     /// What the proxy hung onto it.
@@ -98,6 +102,7 @@ impl<A: Attach> Backend<A> {
             tags: Vec::new(),
             label: String::new(),
             dst: service.to_string(),
+            key: stable_hash(service.as_str().as_bytes()),
             lb: LbType::default(),
             endpoints: Arc::clone(endpoints),
             rule: None,
@@ -118,11 +123,13 @@ impl<A: Attach> Backend<A> {
         tags.sort_unstable();
         let label = tags.join(",");
         let resilience = written.resilience.unwrap_or_default();
+        let dst = format!("{service}:{label}");
         let spec = BackendSpec { service, tags: &tags, label: &label, resilience };
         Self {
             live: attach.backend(destination, Some(rule), &spec),
             service: service.clone(),
-            dst: format!("{service}:{label}"),
+            key: stable_hash(dst.as_bytes()),
+            dst,
             lb: written.lb_type.unwrap_or_default(),
             endpoints: carrying(endpoints, &tags),
             rule: Some(rule.clone()),

@@ -1,17 +1,14 @@
-//! Why a request goes where it goes: the decision retold, as JSON for programs and as text for people. It is
-//! recorded by the code that decides; header values are never repeated, since they hold credentials.
+//! Why a request goes where it goes: the decision retold, as JSON for programs and as text for people. It
+//! asks the code that decides, and never repeats header values, since they hold credentials.
 
-use control_api::{AbortCode, Action, Draw, PathMatch, Rule, RuleId};
+use control_api::{AbortCode, Draw};
 use serde::Serialize;
 
 use crate::backend::Attach;
 use crate::decision::{Decision, Outcome};
-use crate::fault::Fate;
 use crate::head::RequestHead;
-use crate::matching::{Elsewhere, Found, Miss};
-use crate::recorder::Recorder;
+use crate::notes::{Notes, in_order};
 use crate::seed::Seed;
-use crate::service::{RouteRule, Silenced};
 use crate::table::RouteTable;
 
 /// A decision and how it came about.
@@ -186,136 +183,5 @@ impl<A: Attach> RouteTable<A> {
                 End::Refuse { status, error }
             }
         }
-    }
-}
-
-/// What the law told, in owned form.
-#[derive(Default)]
-struct Notes {
-    captures: Vec<Noted>,
-    rules: Vec<Noted>,
-    is_named: bool,
-    draw: Option<Draw>,
-    action_rules: Vec<Noted>,
-    actions: Vec<ActionNote>,
-}
-
-/// A rule's note with what orders it.
-struct Noted {
-    priority: i64,
-    id: RuleId,
-    note: RuleNote,
-}
-
-impl Recorder for Notes {
-    fn captures(&mut self, rule: &Rule, found: Result<(), Miss<'_>>) {
-        self.captures.push(Noted::asked(rule, found));
-    }
-
-    fn named(&mut self, routes: &[RouteRule], silenced: &[Silenced]) {
-        self.is_named = true;
-        let captured = |rule: &Rule| self.captures.iter().any(|noted| noted.id == rule.id);
-        let paths = routes.iter().filter(|route| !captured(&route.rule)).filter_map(|route| {
-            let why = match route.capture.as_ref()?.condition() {
-                PathMatch::Exact(path) => format!("the path is not {path}"),
-                PathMatch::Prefix(prefix) => format!("the path does not begin with {prefix}"),
-            };
-            Some(Noted::of(&route.rule, Some(why)))
-        });
-        let others = silenced.iter().filter(|silenced| silenced.rule.route().is_some()).map(Noted::silenced);
-        self.rules = paths.chain(others).collect();
-    }
-
-    fn route(&mut self, rule: &Rule, found: Result<(), Miss<'_>>) {
-        self.rules.push(Noted::asked(rule, found));
-    }
-
-    fn split(&mut self, draw: Draw) {
-        self.draw = Some(draw);
-    }
-
-    fn actions(&mut self, silenced: &[Silenced]) {
-        let others = silenced.iter().filter(|silenced| silenced.rule.route().is_none());
-        self.action_rules = others.map(Noted::silenced).collect();
-    }
-
-    fn action_rule(&mut self, rule: &Rule, found: Result<(), Miss<'_>>) {
-        self.action_rules.push(Noted::asked(rule, found));
-    }
-
-    fn action(&mut self, action: &Action, fate: Fate) {
-        let (draw, why) = match fate {
-            Fate::Fired(draw) => (draw, None),
-            Fate::Spared(draw) => (Some(draw), Some("its draw is outside its share")),
-            Fate::OtherTags => (None, Some("the chosen backend does not carry its tags")),
-            Fate::AfterAbort => (None, Some("an abort came before it")),
-            Fate::Beyond => (None, Some("it stands beyond the 64 actions of a rule that run")),
-        };
-        let probability = match action {
-            Action::Delay { probability, .. } | Action::Abort { probability, .. } => {
-                Some(probability.fraction())
-            }
-            Action::Trace { .. } => None,
-        };
-        let fired = matches!(fate, Fate::Fired(_));
-        let draw = draw.map(Draw::get);
-        self.actions.push(ActionNote { action: described(action), probability, draw, fired, why });
-    }
-}
-
-impl Notes {
-    fn addressed_by(&self) -> AddressedBy {
-        if self.is_named { AddressedBy::Segment } else { AddressedBy::Uri }
-    }
-}
-
-impl Noted {
-    fn of(rule: &Rule, why: Option<String>) -> Self {
-        let note = RuleNote {
-            id: rule.id.to_string(),
-            priority: rule.priority,
-            destination: rule.destination.to_string(),
-            matched: why.is_none(),
-            why,
-        };
-        Self { priority: rule.priority, id: rule.id.clone(), note }
-    }
-
-    fn asked(rule: &Rule, found: Result<(), Miss<'_>>) -> Self {
-        let why = found.err().map(|miss| match miss {
-            Miss::Header(test, Found::Absent) => format!("header {} is absent", test.name()),
-            Miss::Header(test, _) => format!("header {} does not match {}", test.name(), test.pattern()),
-            Miss::Any => "no element of any holds".to_owned(),
-            Miss::None(element) => {
-                let tests = element.iter().map(|test| format!("{} matches {}", test.name(), test.pattern()));
-                format!("an element of none holds: {}", tests.collect::<Vec<_>>().join(", "))
-            }
-        });
-        Self::of(rule, why)
-    }
-
-    fn silenced(silenced: &Silenced) -> Self {
-        let why = match silenced.why {
-            Elsewhere::Source => "its source is not this proxy",
-            Elsewhere::Any => "every element of any is for another source",
-            Elsewhere::None => "an element of none is this proxy",
-        };
-        Self::of(&silenced.rule, Some(why.to_owned()))
-    }
-}
-
-/// In order of precedence, up to the first that matched: whatever comes after it was not needed.
-fn in_order(mut notes: Vec<Noted>) -> Vec<RuleNote> {
-    notes.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
-    let tried = notes.iter().position(|noted| noted.note.matched).map_or(notes.len(), |at| at + 1);
-    notes.into_iter().take(tried).map(|noted| noted.note).collect()
-}
-
-fn described(action: &Action) -> String {
-    match action {
-        Action::Delay { duration, .. } => format!("delay {}s", duration.as_secs_f64()),
-        Action::Abort { code: AbortCode::Status(status), .. } => format!("abort {status}"),
-        Action::Abort { code: AbortCode::Close(code), .. } => format!("abort {code}"),
-        Action::Trace { log_key, log_value, .. } => format!("trace {log_key}={log_value}"),
     }
 }

@@ -14,6 +14,7 @@ mod head;
 mod law;
 mod matching;
 mod narrate;
+mod notes;
 mod pattern;
 mod pick;
 mod recorder;

@@ -79,14 +79,11 @@ impl Matcher {
         let mut each = |clauses: &[Clause]| -> Box<[Conjunction]> {
             clauses.iter().filter(here).map(|clause| tests(&mut std::iter::once(clause))).collect()
         };
-        let (mut any, none) = (each(&matching.any), each(&matching.none));
+        let (any, none) = (each(&matching.any), each(&matching.none));
         if any.is_empty() && !matching.any.is_empty() {
             return Err(Elsewhere::Any);
         }
         // An element without headers is true as soon as its source is us.
-        if any.iter().any(|element| element.is_empty()) {
-            any = Box::default();
-        }
         if none.iter().any(|element| element.is_empty()) {
             return Err(Elsewhere::None);
         }

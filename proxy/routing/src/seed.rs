@@ -27,8 +27,9 @@ impl Seed {
         Self(stable_hash(request_id))
     }
 
-    /// One draw. `key` is that of the rule concerned ([`rule_key`]), 0 where there is none; different
-    /// purposes and different keys give independent numbers.
+    /// One draw. `key` is that of the rule ([`rule_key`]) or the backend concerned
+    /// ([`Backend::key`](crate::Backend::key)), 0 where there is none; different purposes and different keys
+    /// give independent numbers.
     pub fn draw(self, purpose: Purpose, key: u64) -> Draw {
         let purpose = match purpose {
             Purpose::Split => 1 << 8,
@@ -46,7 +47,7 @@ pub fn rule_key(id: &RuleId) -> u64 {
 }
 
 /// A hash that is ours, so that no dependency's update can change a request's fate.
-fn stable_hash(bytes: &[u8]) -> u64 {
+pub(crate) fn stable_hash(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(8);
     let mut state = mix(bytes.len() as u64);
     for word in &mut words {

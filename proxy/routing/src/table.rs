@@ -30,6 +30,9 @@ pub struct RouteTable<A: Attach = ()> {
     skipped: usize,
 }
 
+/// What was made anew, by name; `None` for a service that is no more.
+type Made<A> = BTreeMap<ServiceName, Option<Arc<Service<A>>>>;
+
 type Names = HashMap<ServiceName, ServiceIndex, ahash::RandomState>;
 
 impl<A: Attach> RouteTable<A> {
@@ -127,26 +130,12 @@ impl<A: Attach> RouteTable<A> {
     fn advance(&self, old: &Snapshot, new: &Snapshot, attach: &A) -> Self {
         let changes = Changes::between(old, new);
         let made = self.remake(&changes, new, attach);
-        let skipped = |services: &mut dyn Iterator<Item = &Arc<Service<A>>>| {
-            services.map(|service| service.pool.skipped).sum::<usize>()
-        };
-        let skipped = self.skipped - skipped(&mut made.keys().filter_map(|name| self.shared(name)))
-            + skipped(&mut made.values().flatten());
-        let same_names = made.iter().all(|(name, service)| service.is_some() == self.shared(name).is_some());
-        let (names, services) = if same_names {
-            let mut services = self.services.clone();
-            for service in made.values().flatten() {
-                let at = self.names[&service.name];
-                services[at.0 as usize] = Arc::clone(service);
-            }
-            (Arc::clone(&self.names), services)
-        } else {
-            let services = merged(&self.services, &made);
-            (Arc::new(names_of(&services)), services)
-        };
+        let before = made.keys().filter_map(|name| self.shared(name));
+        let skipped = self.skipped - skipped(before) + skipped(made.values().flatten());
+        let (names, services) = self.arrange(&made);
         let captures = |service: &Arc<Service<A>>| service.routes.iter().any(|route| route.capture.is_some());
         let edited = |name| self.shared(name).into_iter().chain(made[name].as_ref()).any(captures);
-        let moved = !same_names && !self.uris.is_empty();
+        let moved = !Arc::ptr_eq(&names, &self.names) && !self.uris.is_empty();
         let uris = if moved || changes.rules.keys().any(edited) {
             Arc::new(uris_of(&services))
         } else {
@@ -155,25 +144,27 @@ impl<A: Attach> RouteTable<A> {
         if !changes.rules.is_empty() {
             self.patterns.prune();
         }
-        Self {
-            revision: new.revision(),
-            basis: new.hash(),
-            identity: self.identity.clone(),
-            names,
-            services,
-            uris,
-            patterns: self.patterns.clone(),
-            skipped,
+        let (identity, patterns) = (self.identity.clone(), self.patterns.clone());
+        let (revision, basis) = (new.revision(), new.hash());
+        Self { revision, basis, identity, names, services, uris, patterns, skipped }
+    }
+
+    /// The services with what was made anew in its place. The names are the same allocation as before when
+    /// every service kept its index.
+    fn arrange(&self, made: &Made<A>) -> (Arc<Names>, Vec<Arc<Service<A>>>) {
+        if made.iter().any(|(name, service)| service.is_some() != self.shared(name).is_some()) {
+            let services = merged(&self.services, made);
+            return (Arc::new(names_of(&services)), services);
         }
+        let mut services = self.services.clone();
+        for service in made.values().flatten() {
+            services[self.names[&service.name].0 as usize] = Arc::clone(service);
+        }
+        (Arc::clone(&self.names), services)
     }
 
     /// The services that the changes touch; `None` for one that is no more.
-    fn remake(
-        &self,
-        changes: &Changes,
-        new: &Snapshot,
-        attach: &A,
-    ) -> BTreeMap<ServiceName, Option<Arc<Service<A>>>> {
+    fn remake(&self, changes: &Changes, new: &Snapshot, attach: &A) -> Made<A> {
         let pools: BTreeMap<&ServiceName, Pool<A>> =
             changes.instances.iter().map(|name| (name, Pool::of(name, new, attach))).collect();
         let pool_of = |name: &ServiceName| -> Pool<A> {
@@ -206,6 +197,10 @@ impl<A: Attach> RouteTable<A> {
     }
 }
 
+fn skipped<'a, A: Attach + 'a>(services: impl Iterator<Item = &'a Arc<Service<A>>>) -> usize {
+    services.map(|service| service.pool.skipped).sum()
+}
+
 /// Fixed seeds: names come from control, not from those who send requests, and nothing iterates over it.
 fn names_of<A: Attach>(services: &[Arc<Service<A>>]) -> Names {
     let mut names =
@@ -215,10 +210,7 @@ fn names_of<A: Attach>(services: &[Arc<Service<A>>]) -> Names {
 }
 
 /// Both are sorted by name, and so is the result; what was made anew, or is no more, goes before.
-fn merged<A: Attach>(
-    old: &[Arc<Service<A>>],
-    made: &BTreeMap<ServiceName, Option<Arc<Service<A>>>>,
-) -> Vec<Arc<Service<A>>> {
+fn merged<A: Attach>(old: &[Arc<Service<A>>], made: &Made<A>) -> Vec<Arc<Service<A>>> {
     let kept = old.iter().filter(|service| !made.contains_key(&service.name));
     let mut services: Vec<_> = kept.chain(made.values().flatten()).cloned().collect();
     // Two sorted runs: this is a merge.

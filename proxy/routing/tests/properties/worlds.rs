@@ -23,6 +23,46 @@ pub(crate) struct Request {
     pub(crate) id: String,
 }
 
+/// What happens to a world: most changes touch one half of it, and little of that.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Instances(Vec<Value>),
+    Instance(Value),
+    Rules(Vec<Value>),
+    Rule(usize),
+    Identity(Identity),
+}
+
+impl Step {
+    pub(crate) fn from(&self, mut world: World) -> World {
+        match self {
+            Self::Instances(instances) => world.instances = instances.clone(),
+            Self::Instance(instance) => {
+                world.instances.retain(|old| old["id"] != instance["id"]);
+                world.instances.push(instance.clone());
+            }
+            Self::Rules(rules) => world.rules = rules.clone(),
+            Self::Rule(at) if *at < world.rules.len() => drop(world.rules.remove(*at)),
+            Self::Rule(_) => {}
+            Self::Identity(identity) => world.identity = identity.clone(),
+        }
+        world
+    }
+}
+
+pub(crate) fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => world().prop_map(|world| Step::Instances(world.instances)),
+        4 => (0..6_u8, instance()).prop_map(|(id, mut instance)| {
+            instance["id"] = json!(format!("i{id}"));
+            Step::Instance(instance)
+        }),
+        2 => world().prop_map(|world| Step::Rules(world.rules)),
+        2 => (0..9_usize).prop_map(Step::Rule),
+        1 => world().prop_map(|world| Step::Identity(world.identity)),
+    ]
+}
+
 impl World {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let rules = self.rules.iter().map(|rule| serde_json::from_value::<Rule>(rule.clone()).unwrap());
