@@ -34,6 +34,9 @@ pub(crate) struct CommandLine {
     /// Bytes of an answer's body (latency).
     #[arg(long, default_value_t = 1_024)]
     body_bytes: usize,
+    /// Only these proxies, as in `a8,haproxy` (latency).
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Services that change with every swap (swap).
     #[arg(long, default_value_t = 100)]
     changed: usize,
@@ -54,6 +57,8 @@ pub(crate) struct Args {
     pub(crate) rounds: usize,
     /// See [`CommandLine`].
     pub(crate) body_bytes: usize,
+    /// Empty means all.
+    pub(crate) only: Vec<String>,
     /// See [`CommandLine`].
     pub(crate) changed: usize,
     /// See [`CommandLine`].
@@ -71,6 +76,7 @@ impl CommandLine {
             time: Duration::from_secs_f64(self.seconds.unwrap_or(seconds).clamp(0.1, 600.0)),
             rounds: self.rounds.unwrap_or(rounds).max(1),
             body_bytes: self.body_bytes,
+            only: self.only.clone(),
             changed: self.changed,
             smoke: self.smoke,
             proxy_core: pinned.then_some(1),

@@ -55,15 +55,7 @@ fn measure(args: &Args, dir: &Path, feature: bool) -> io::Result<(Value, Vec<Str
     let world = World::new(feature, rig.addresses()?);
     let feed = Feed::start(world.snapshot());
     let stage = Stage { world: &world, core: args.proxy_core, dir, feed: &feed };
-    let mut peers = vec![stage.direct(), stage.a8()];
-    let mut missing = Vec::new();
-    for (name, peer) in [("nginx", stage.nginx()?), ("haproxy", stage.haproxy()?), ("envoy", stage.envoy()?)]
-    {
-        match peer {
-            Some(peer) => peers.push(peer),
-            None => missing.push(name),
-        }
-    }
+    let (peers, missing) = gather(&stage, args)?;
     for peer in &peers {
         await_peer(&mut rig, peer, &world, args)?;
     }
@@ -79,6 +71,27 @@ fn measure(args: &Args, dir: &Path, feature: bool) -> io::Result<(Value, Vec<Str
         cpu::memory_kib(peer.process.as_ref()?.id())
     };
     Ok(report(args, &world, &names, &missing, &rounds, memory))
+}
+
+/// Starts what is wanted; the second list names what is not installed.
+fn gather(stage: &Stage<'_>, args: &Args) -> io::Result<(Vec<Peer>, Vec<&'static str>)> {
+    let (mut peers, mut missing) = (vec![stage.direct()], Vec::new());
+    for name in ["a8", "nginx", "haproxy", "envoy"] {
+        if !args.only.is_empty() && !args.only.iter().any(|only| only == name) {
+            continue;
+        }
+        let peer = match name {
+            "nginx" => stage.nginx()?,
+            "haproxy" => stage.haproxy()?,
+            "envoy" => stage.envoy()?,
+            _ => Some(stage.a8()),
+        };
+        match peer {
+            Some(peer) => peers.push(peer),
+            None => missing.push(name),
+        }
+    }
+    Ok((peers, missing))
 }
 
 /// Waits until the peer serves every target.
