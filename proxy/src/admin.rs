@@ -4,6 +4,7 @@
 mod explain;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use control_api::Rule;
@@ -24,6 +25,9 @@ use crate::tables::Tables;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+/// The longest body that is read, and how long that may take; after more the connection is closed.
+const BODY_MAX_BYTES: usize = 64 << 10;
+const BODY_WITHIN: Duration = Duration::from_secs(2);
 
 /// The admin endpoint, for any HTTP server.
 #[derive(Debug, Clone)]
@@ -48,6 +52,9 @@ struct Answer {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        if !discard_body(session).await {
+            session.set_keepalive(None);
+        }
         let head = session.req_header();
         let (method, uri, admin) = (head.method.clone(), head.uri.clone(), self.clone());
         // Some pages are large: encoding them must not hold up the others.
@@ -58,6 +65,21 @@ impl ServeHttp for Admin {
                 .response(true)
         })
     }
+}
+
+/// Takes a body that nobody asked for out of the way of the next request; false when it is too long or slow.
+async fn discard_body(session: &mut ServerSession) -> bool {
+    let mut bytes = 0;
+    let reading = async {
+        while let Some(piece) = session.read_request_body().await.ok()? {
+            bytes += piece.len();
+            if bytes > BODY_MAX_BYTES {
+                return None;
+            }
+        }
+        Some(())
+    };
+    matches!(tokio::time::timeout(BODY_WITHIN, reading).await, Ok(Some(())))
 }
 
 impl Admin {
