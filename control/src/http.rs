@@ -27,7 +27,7 @@ mod panic;
 mod proxies;
 mod query;
 mod rules;
-mod watch_snapshots;
+mod watch;
 
 pub(crate) use front::Front;
 
@@ -76,7 +76,7 @@ fn routes(app: Arc<App>) -> Router {
             "/v1/rules/actions/{destination}",
             plain(get(rules::actions_of).merge(delete(rules::delete_actions_of))),
         )
-        .route("/v1/watch", plain(get(watch_snapshots::watch)))
+        .route("/v1/watch", plain(get(watch::poll)))
         .route("/v1/proxies", plain(get(proxies::list)))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .method_not_allowed_fallback(async || error::method_not_allowed())

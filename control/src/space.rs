@@ -11,15 +11,19 @@ use tracing::error;
 
 use crate::clock::Clock;
 use crate::closing::Closing;
-use crate::edition::{Edition, Held};
+use crate::edition::Edition;
 use crate::metrics::{Levels, Metrics};
 use crate::moment::Moment;
 use crate::persist::RuleStore;
 use crate::publish::Published;
-use crate::roster::{Caller, Rejection, Roster};
+use crate::roster::{Caller, Roster};
 use crate::rulebook::{Edit, Refused, RuleBook};
 use crate::window::{self, Load, Pending};
 use crate::world::{Heard, World};
+
+mod poll;
+
+pub(crate) use poll::Poll;
 
 /// What all namespaces of one running control share.
 #[derive(Clone)]
@@ -195,9 +199,7 @@ impl Space {
 
     /// A proxy's poll begins; it ends when the guard is dropped.
     pub(crate) fn begin_poll(self: &Arc<Self>, caller: Caller) -> Poll {
-        let node = caller.node.clone();
-        let known = !node.is_empty() && locked(&self.roster).begin(caller, self.clock.now());
-        Poll { space: Arc::clone(self), node: known.then_some(node) }
+        Poll::begin(Arc::clone(self), caller)
     }
 
     /// Waits until every connected proxy serves a revision, but no longer than until `deadline`.
@@ -249,57 +251,5 @@ impl Space {
         levels.proxies += tally.connected;
         levels.lag = levels.lag.max(tally.lag);
         levels.follow_age = levels.follow_age.max(now.since(ahead.heard_at.unwrap_or(self.created_at)));
-    }
-}
-
-/// One poll of a proxy, known to the roster by its node if it told one.
-pub(crate) struct Poll {
-    space: Arc<Space>,
-    node: Option<String>,
-}
-
-impl Poll {
-    /// The poll is the acknowledgement: what it holds serves traffic there.
-    pub(crate) fn acknowledge(&self, edition: &Edition, held: &Held) {
-        let Some(node) = &self.node else { return };
-        let serving = edition.serving(held);
-        let before = locked(&self.space.roster).acknowledge(node, serving);
-        let now = self.space.clock.now();
-        if let Some(before) = before {
-            for step in edition.steps_after(before).take_while(|step| step.index <= serving.index) {
-                self.space.shared.metrics.propagation.observe(now.since(step.at).as_secs_f64());
-            }
-        }
-        self.space.acknowledged.send_replace(());
-    }
-
-    /// The poll says that a snapshot could not be used.
-    pub(crate) fn reject(&self, rejection: Rejection) {
-        let Some(node) = &self.node else { return };
-        let index = rejection.index;
-        if locked(&self.space.roster).reject(node, rejection, self.space.clock.now()) {
-            self.space.shared.metrics.rejections.inc();
-            tracing::warn!(namespace = %self.space.label, node, index, "snapshot rejected by a proxy");
-        }
-    }
-
-    /// The answer leads to this index.
-    pub(crate) fn offer(&self, index: u64) {
-        if let Some(node) = &self.node {
-            locked(&self.space.roster).offer(node, index);
-        }
-    }
-
-    /// Whether this life of control led the caller to that index. Who is not known is believed.
-    pub(crate) fn was_offered(&self, index: u64) -> bool {
-        self.node.as_ref().is_none_or(|node| locked(&self.space.roster).offered(node) == index)
-    }
-}
-
-impl Drop for Poll {
-    fn drop(&mut self) {
-        if let Some(node) = &self.node {
-            locked(&self.space.roster).end(node, self.space.clock.now());
-        }
     }
 }

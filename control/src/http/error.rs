@@ -3,6 +3,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::rulebook::Refused;
@@ -28,6 +29,13 @@ pub(crate) enum Refusal {
     NotReady,
     TooMuch(&'static str),
     Internal,
+}
+
+/// The application's envelope, in the order in which it has always been written.
+#[derive(Serialize)]
+struct Envelope {
+    error: &'static str,
+    description: String,
 }
 
 impl IntoResponse for Refusal {
@@ -77,7 +85,7 @@ impl IntoResponse for Refusal {
                 (S::INTERNAL_SERVER_ERROR, "error_internal", "Internal system error".to_owned())
             }
         };
-        answer(status, &json!({"error": id, "description": text}))
+        answer(status, &Envelope { error: id, description: text })
     }
 }
 

@@ -74,7 +74,7 @@ impl Question {
 }
 
 /// `GET /v1/watch`
-pub(super) async fn watch(
+pub(super) async fn poll(
     State(app): State<Arc<App>>,
     Tenant(namespace): Tenant,
     Extension(peer): Extension<Peer>,
