@@ -13,6 +13,8 @@ use crate::instance::{Instance, InstanceKey};
 pub struct Followed {
     position: Position,
     instances: BTreeMap<InstanceKey, Arc<Instance>>,
+    /// Of `instances`, kept up to date: a change costs what it changes, not what is held.
+    hash: ContentHash,
 }
 
 /// The answer does not lead from what is held to the hash it names. Ask again with index 0.
@@ -39,32 +41,55 @@ impl Followed {
     /// Applies an answer. On a mismatch nothing is changed and `position().index` is 0, so that the next
     /// poll asks for everything.
     pub fn apply(&mut self, position: Position, update: Update) -> Result<(), Mismatch> {
-        let next = match update {
-            Update::Full(list) => list.into_iter().map(|instance| (instance.key(), instance)).collect(),
+        match update {
+            Update::Full(list) => {
+                let next: BTreeMap<_, _> =
+                    list.into_iter().map(|instance| (instance.key(), instance)).collect();
+                if set_hash(next.values()) != position.hash {
+                    return self.mismatch();
+                }
+                (self.hash, self.instances) = (position.hash, next);
+            }
             Update::Delta { from, changes } => {
                 if from != self.position.index || position.epoch != self.position.epoch {
                     return self.mismatch();
                 }
-                let mut next = self.instances.clone();
-                for change in changes {
-                    match change {
-                        Change::Put(instance) => {
-                            next.insert(instance.key(), instance);
-                        }
-                        Change::Delete { id, service_name, .. } => {
-                            next.remove(&(service_name, id));
-                        }
+                let before: Vec<_> = changes.into_iter().map(|change| self.change(change)).collect();
+                if self.hash != position.hash {
+                    // Backwards, because one instance may have changed more than once.
+                    for (key, held) in before.into_iter().rev() {
+                        self.set(key, held);
                     }
+                    return self.mismatch();
                 }
-                next
             }
-        };
-        if set_hash(next.values()) != position.hash {
-            return self.mismatch();
         }
         self.position = position;
-        self.instances = next;
         Ok(())
+    }
+
+    /// Applies one change and gives what was held before.
+    fn change(&mut self, change: Change) -> (InstanceKey, Option<Arc<Instance>>) {
+        let (key, next) = match change {
+            Change::Put(instance) => (instance.key(), Some(instance)),
+            Change::Delete { id, service_name, .. } => ((service_name, id), None),
+        };
+        let before = self.set(key.clone(), next);
+        (key, before)
+    }
+
+    fn set(&mut self, key: InstanceKey, next: Option<Arc<Instance>>) -> Option<Arc<Instance>> {
+        let before = match next {
+            Some(instance) => {
+                self.hash = self.hash.with(instance.content_hash());
+                self.instances.insert(key, instance)
+            }
+            None => self.instances.remove(&key),
+        };
+        if let Some(gone) = &before {
+            self.hash = self.hash.without(gone.content_hash());
+        }
+        before
     }
 
     fn mismatch(&mut self) -> Result<(), Mismatch> {
@@ -125,10 +150,19 @@ mod tests {
         for (from, hash_of) in [(7, &b), (1, &a)] {
             let mut followed = Followed::default();
             followed.apply(position(1, &[&a]), Update::Full(vec![a.clone()])).unwrap();
-            let delta = Update::Delta { from, changes: vec![Change::Put(b.clone())] };
+            let gone = |one: &Instance| Change::Delete {
+                id: one.id.clone(),
+                service_name: one.service_name.clone(),
+                reason: Reason::Expired,
+            };
+            let changes = vec![Change::Put(b.clone()), gone(&a), gone(&b), Change::Put(b.clone()), gone(&b)];
+            let delta = Update::Delta { from, changes };
             assert_eq!(followed.apply(position(2, &[hash_of]), delta), Err(Mismatch));
             assert_eq!(followed.position().index, 0);
-            assert_eq!(followed.instances().len(), 1);
+            assert_eq!(followed.instances().values().collect::<Vec<_>>(), [&a]);
+            followed.apply(position(3, &[&a]), Update::Full(vec![a.clone()])).unwrap();
+            let delta = Update::Delta { from: 3, changes: vec![Change::Put(b.clone())] };
+            followed.apply(position(4, &[&a, &b]), delta).unwrap();
         }
     }
 }
