@@ -226,7 +226,7 @@ fn route() -> impl Strategy<Value = Value> {
 }
 
 fn backend(weight: Value) -> impl Strategy<Value = Value> {
-    let name = prop::option::weighted(0.2, select(&SERVICES[..]));
+    let name = prop::option::weighted(0.4, select(&SERVICES[..]));
     let lb = select(&["", "round_robin", "random", "least_request"][..]);
     (name, tags(1), lb).prop_map(
         move |(name, tags, lb)| json!({"name": name, "tags": tags, "weight": weight, "lb_type": lb}),
