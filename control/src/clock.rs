@@ -1,10 +1,13 @@
 //! The one place where control reads the clock. Everything else takes a [`Moment`].
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use crate::moment::Moment;
+
+/// The resolution of the runtime's timer.
+const TIMER_STEP: Duration = Duration::from_millis(1);
 
 /// Control's time line.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +29,13 @@ impl Clock {
     /// Waits until a moment.
     pub(crate) async fn sleep_until(&self, moment: Moment) {
         tokio::time::sleep(moment.since(self.now())).await;
+    }
+
+    /// Waits; not at all when it would be less than the timer can tell.
+    pub(crate) async fn pause(&self, pause: Duration) {
+        if pause >= TIMER_STEP {
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// The time of day, for people who read reports.

@@ -108,3 +108,67 @@ async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, mut 
         debug!(%error, "connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::closing::Announcer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn listening(closing: &Announcer) -> (SocketAddr, JoinSet<()>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        let front = Arc::new(Front::new(Clock::start(), false));
+        tasks.spawn(accept(listener, front, closing.listen()));
+        (address, tasks)
+    }
+
+    #[tokio::test]
+    async fn until_the_rules_are_loaded_every_request_is_answered_503() {
+        let closing = Announcer::new();
+        let (address, _tasks) = listening(&closing).await;
+        for head in ["GET /health HTTP/1.1", "POST /v1/rules HTTP/1.1", "GET /nowhere HTTP/1.1"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("{head}\r\nHost: h\r\nA8-Request-Id: mine\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(answer.contains("a8-request-id: mine\r\n"), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n"), "no body: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_and_silent_connections_end_with_the_announcement() {
+        let closing = Announcer::new();
+        let (address, mut tasks) = listening(&closing).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        idle.read_exact(&mut first).await.unwrap();
+        closing.announce();
+        let mut rest = Vec::new();
+        idle.read_to_end(&mut rest).await.unwrap();
+        silent.read_to_end(&mut rest).await.unwrap();
+        tasks.join_next().await.unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_http_ends_the_connection_and_nothing_else() {
+        let closing = Announcer::new();
+        let (address, mut tasks) = listening(&closing).await;
+        for rubbish in [&b"\x16\x03\x01\x02\x00"[..], b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", b"GET\r\n\r\n"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(rubbish).await.unwrap();
+            // Ends with an answer or a reset; what counts is that it ends.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        assert!(TcpStream::connect(address).await.is_ok());
+        assert!(tasks.try_join_next().is_none());
+    }
+}

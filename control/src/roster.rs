@@ -16,6 +16,8 @@ pub const NODES_MAX: usize = 16_384;
 pub const CONNECTED_FOR: Duration = Duration::from_secs(5);
 /// A proxy that was not seen for this long is forgotten.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// Looking through all proxies for forgotten ones costs; polls share one look in this time.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Who polls.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,12 +74,16 @@ pub struct Tally {
 #[derive(Debug, Clone, Default)]
 pub struct Roster {
     nodes: BTreeMap<String, Node>,
+    swept_at: Moment,
 }
 
 impl Roster {
     /// A poll begins. `false` when there is no room to know the caller.
     pub fn begin(&mut self, caller: Caller, now: Moment) -> bool {
-        self.nodes.retain(|_, node| node.is_remembered(now));
+        if now.since(self.swept_at) >= SWEEP_INTERVAL {
+            self.nodes.retain(|_, node| node.is_remembered(now));
+            self.swept_at = now;
+        }
         if let Some(node) = self.nodes.get_mut(&caller.node) {
             node.caller = caller;
             node.polls += 1;
@@ -193,7 +199,7 @@ impl Roster {
             rejected: node.rejected.as_ref().map(|(rejection, at)| Rejected {
                 index: rejection.index,
                 reason: rejection.reason.clone(),
-                at: humantime::format_rfc3339_millis(time_of_day - now.since(*at)).to_string(),
+                at: rfc3339(time_of_day, now.since(*at)),
             }),
         };
         nodes.map(report).collect()
@@ -204,6 +210,11 @@ impl Roster {
 fn lag(node: &Node, edition: Option<&Edition>, now: Moment) -> Duration {
     let next = edition.and_then(|edition| edition.steps_after(node.serving.index).next());
     next.map_or(Duration::ZERO, |step| now.since(step.at))
+}
+
+fn rfc3339(time_of_day: SystemTime, ago: Duration) -> String {
+    let at = time_of_day.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_millis(at).to_string()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -25,6 +25,10 @@ mod poll;
 
 pub(crate) use poll::Poll;
 
+/// What one look at one proxy costs at most. Who waits for thousands looks after a proportional pause, and
+/// not at every acknowledgement.
+const LOOK_COST: Duration = Duration::from_micros(1);
+
 /// What all namespaces of one running control share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -223,7 +227,7 @@ impl Space {
             let wake = lapse.map_or(deadline, |lapse| lapse.min(deadline));
             tokio::select! {
                 // In any order: each only makes us look again.
-                _ = acknowledged.changed() => {}
+                _ = acknowledged.changed() => self.clock.pause(LOOK_COST * applied.proxies as u32).await,
                 () = closing.announced() => {}
                 () = self.clock.sleep_until(wake) => {}
             }

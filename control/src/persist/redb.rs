@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use control_api::Rule;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use registry_api::Namespace;
 
 use super::{RuleStore, StoreError, encode};
@@ -19,6 +19,8 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// The file within the data directory.
 const FILE: &str = "rules.redb";
+/// The file until it is complete for the first time.
+const NEW_FILE: &str = "rules.redb.new";
 /// The copy that is examined before the file itself is opened.
 const EXAMINED_FILE: &str = "rules.redb.examined";
 /// Rules are held in memory anyway; the pages need little.
@@ -34,23 +36,16 @@ impl RedbStore {
     /// Opens or creates the file in `directory`, which must exist and be ours alone.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(FILE);
-        if fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+        if path.exists() {
             examine(&path, &directory.join(EXAMINED_FILE))?;
+        } else {
+            create(&path, &directory.join(NEW_FILE))?;
+            // The new file must survive as an entry of its directory, too.
+            let directory = fs::File::open(directory).and_then(|directory| directory.sync_all());
+            directory.map_err(|error| failed(&path, &error))?;
         }
-        let database = builder().create(&path).map_err(|error| opening(&path, error))?;
-        let this = Self { database };
-        this.create_tables().map_err(|error| StoreError::Failed(error.to_string()))?;
-        // The new file must survive as an entry of its directory, too.
-        fs::File::open(directory).and_then(|file| file.sync_all()).map_err(|error| failed(&path, &error))?;
-        Ok(this)
-    }
-
-    fn create_tables(&self) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(RULES)?;
-        transaction.open_table(META)?;
-        transaction.commit()?;
-        Ok(())
+        let database = builder().open(&path).map_err(|error| opening(&path, error))?;
+        Ok(Self { database })
     }
 
     fn try_commit(&self, namespace: &Namespace, changes: &Changes) -> Result<(), redb::Error> {
@@ -80,6 +75,27 @@ impl RuleStore for RedbStore {
     }
 }
 
+/// Written aside and then renamed: whoever is killed meanwhile leaves no half of a file behind.
+fn create(path: &Path, aside: &Path) -> Result<(), StoreError> {
+    if let Err(error) = fs::remove_file(aside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(failed(aside, &error));
+    }
+    let database = builder().create(aside).map_err(|error| opening(aside, error))?;
+    create_tables(&database).map_err(|error| StoreError::Failed(error.to_string()))?;
+    drop(database);
+    fs::rename(aside, path).map_err(|error| failed(path, &error))
+}
+
+fn create_tables(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(RULES)?;
+    transaction.open_table(META)?;
+    transaction.commit()?;
+    Ok(())
+}
+
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
@@ -88,7 +104,7 @@ fn builder() -> redb::Builder {
 
 /// Walks through a copy, because opening a file already writes to it: what is damaged must stay as it is
 /// for whoever repairs it.
-fn examine(path: &Path, copy: &PathBuf) -> Result<(), StoreError> {
+fn examine(path: &Path, copy: &Path) -> Result<(), StoreError> {
     fs::copy(path, copy).map_err(|error| failed(copy, &error))?;
     let verdict = examine_copy(copy).map_err(|reason| {
         StoreError::Damaged(format!("{} is damaged and was left as it is: {reason}", path.display()))
@@ -126,12 +142,7 @@ fn read_into(
 ) -> Result<(), StoreError> {
     let damaged = |error: redb::Error| StoreError::Damaged(error.to_string());
     let transaction = database.begin_read().map_err(|error| damaged(error.into()))?;
-    // A file that was created and never written has no tables yet.
-    let meta = match transaction.open_table(META) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-        Err(error) => return Err(damaged(error.into())),
-    };
+    let meta = transaction.open_table(META).map_err(|error| damaged(error.into()))?;
     for entry in meta.iter().map_err(|error| damaged(error.into()))? {
         let (namespace, revision) = entry.map_err(|error| damaged(error.into()))?;
         kept.entry(namespace.value().to_owned()).or_default().0 = revision.value();

@@ -51,6 +51,12 @@ impl Http {
         Self { client, address, headers: vec![] }
     }
 
+    /// The same over cleartext HTTP/2.
+    pub fn over_http2(&self) -> Self {
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        Self { client, ..self.clone() }
+    }
+
     /// The same with a header on every request.
     pub fn with(&self, name: &'static str, value: &str) -> Self {
         let mut this = self.clone();

@@ -4,6 +4,8 @@
 
 pub mod http;
 pub mod registry;
+pub mod rules;
+pub mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -54,6 +54,15 @@ fn a_file_copied_in_the_middle_of_its_life_opens_with_everything_that_was_commit
 }
 
 #[test]
+fn a_start_that_was_killed_while_it_made_the_file_hinders_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(NEW_FILE), "half of a file").unwrap();
+    fs::write(directory.path().join(EXAMINED_FILE), "half of a copy").unwrap();
+    filled(directory.path());
+    assert!(!directory.path().join(NEW_FILE).exists());
+}
+
+#[test]
 fn a_damaged_file_is_reported_and_stays_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE);
@@ -71,7 +80,8 @@ fn a_damaged_file_is_reported_and_stays_as_it_is() {
         places.iter().for_each(|at| bytes[at + 2] = b'E');
         bytes
     };
-    for bad in [b"not a database".to_vec(), rubbish, good[..good.len() / 3].to_vec(), flipped(&good)] {
+    for bad in [vec![], b"not a database".to_vec(), rubbish, good[..good.len() / 3].to_vec(), flipped(&good)]
+    {
         fs::write(&path, &bad).unwrap();
         let error = RedbStore::open(directory.path()).unwrap_err();
         assert!(matches!(error, StoreError::Damaged(_)), "{error}");
