@@ -1,0 +1,502 @@
+//! Reads the raw head of an HTTP/1 request strictly: what it refuses is refused before any engine sees a byte,
+//! and what it accepts has one meaning. It repairs nothing, keeps nothing, and knows neither sockets nor routes.
+
+use std::ops::Range;
+
+use bytes::BytesMut;
+
+/// A request head may be this long, request line included.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// A request line may be this long.
+pub(crate) const REQUEST_LINE_BYTES_MAX: usize = 16 * 1024;
+/// A head may have this many fields; Pingora's own limit is 256.
+pub(crate) const FIELDS_MAX: usize = 200;
+/// No registered method is longer than 17 bytes.
+const METHOD_BYTES_MAX: usize = 32;
+/// Nine exabytes; anything longer is no length but an attempt.
+const CONTENT_LENGTH_DIGITS_MAX: usize = 18;
+
+/// Where the body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// There is none.
+    None,
+    /// After so many bytes.
+    Length(u64),
+    /// With the last chunk.
+    Chunked,
+}
+
+/// What has to be known about a head before an engine may have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Its length in bytes, the empty line included.
+    pub(crate) len: usize,
+    /// The framing of the body.
+    pub(crate) body: Body,
+    /// The client asks for another protocol, by `Upgrade` and `Connection: upgrade` together.
+    pub(crate) upgrade: bool,
+    /// Where the method stands.
+    pub(crate) method: Range<usize>,
+    /// Where the target stands.
+    pub(crate) target: Range<usize>,
+}
+
+/// A head that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// 400, for this reason.
+    Bad(&'static str),
+    /// 431, for this reason.
+    TooLarge(&'static str),
+}
+
+/// Looks for the end of the head in `bytes`, of which the first `seen` were looked at before; the position just
+/// behind it. Linear over all calls together, whatever the sender's pace.
+pub(crate) fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
+    let mut at = seen.saturating_sub(3);
+    while let Some(feed) = bytes[at..].iter().position(|byte| *byte == b'\n') {
+        let next = at + feed + 1;
+        match &bytes[next..] {
+            [b'\n', ..] => return Some(next + 1),
+            [b'\r', b'\n', ..] => return Some(next + 2),
+            _ => at = next,
+        }
+    }
+    None
+}
+
+/// Whether `byte` may begin a request; anything else is not HTTP and need not be waited for.
+pub(crate) fn may_begin(byte: u8) -> bool {
+    is_token(byte) || byte == b'\r' || byte == b'\n'
+}
+
+/// Reads one complete head, `head` ending with its empty line.
+pub(crate) fn read(head: &[u8]) -> Result<Head, Malformed> {
+    let mut lines = Lines { bytes: head, at: 0 };
+    let line = lines.next()?.ok_or(Malformed::Bad("the request line is empty"))?;
+    let (method, target, version) = request_line(head, line)?;
+    let mut fields = Fields::default();
+    let mut count = 0;
+    while let Some(line) = lines.next()? {
+        count += 1;
+        if count > FIELDS_MAX {
+            return Err(Malformed::TooLarge("there are too many header fields"));
+        }
+        let (name, value) = field(&head[line])?;
+        fields.take(name, value)?;
+    }
+    let body = fields.body(version)?;
+    if version == Version::Http11 && !fields.host {
+        return Err(Malformed::Bad("the Host field is missing"));
+    }
+    let upgrade = version == Version::Http11 && fields.upgrade && fields.connection_upgrade;
+    Ok(Head { len: head.len(), body, upgrade, method, target })
+}
+
+/// The path and query of an absolute-form target, and its authority; `None` for the other forms.
+pub(crate) fn absolute_form(target: &[u8]) -> Option<(&[u8], &[u8])> {
+    let scheme = [&b"http://"[..], b"https://"]
+        .into_iter()
+        .find(|scheme| target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme))?;
+    let rest = &target[scheme.len()..];
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    Some((&rest[..end], &rest[end..]))
+}
+
+/// The method and the target of a head that may be broken elsewhere, for the log.
+pub(crate) fn method_and_target(head: &[u8]) -> Option<(&str, &str)> {
+    let line = head.split(|byte| *byte == b'\r').next()?;
+    let (method, target, _) = request_line(line, 0..line.len()).ok()?;
+    Some((std::str::from_utf8(&line[method]).ok()?, std::str::from_utf8(&line[target]).ok()?))
+}
+
+/// A head in absolute form as one in origin form: the authority of the target takes the place of every Host field
+/// (RFC 9112 3.2.2). `None` when it is in origin form already. `head` was accepted by [`read`].
+pub(crate) fn in_origin_form(head: &[u8], read: &Head) -> Option<BytesMut> {
+    let (authority, path) = absolute_form(&head[read.target.clone()])?;
+    let mut origin = BytesMut::with_capacity(head.len() + 16);
+    origin.extend_from_slice(&head[..read.target.start]);
+    if path.first() != Some(&b'/') {
+        origin.extend_from_slice(b"/");
+    }
+    origin.extend_from_slice(path);
+    let mut lines = head[read.target.end..].split_inclusive(|byte| *byte == b'\n');
+    origin.extend_from_slice(lines.next().unwrap_or_default());
+    origin.extend_from_slice(b"Host: ");
+    origin.extend_from_slice(authority);
+    origin.extend_from_slice(b"\r\n");
+    for line in lines.filter(|line| !line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:"))) {
+        origin.extend_from_slice(line);
+    }
+    Some(origin)
+}
+
+/// Whether `host` is what a Host field or an authority may hold: a name or an address, and perhaps a port.
+pub(crate) fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.first() {
+        None => return false,
+        Some(b'[') => {
+            let Some(end) = host.iter().position(|byte| *byte == b']') else { return false };
+            let literal = &host[1..end];
+            if literal.is_empty()
+                || !literal.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+            {
+                return false;
+            }
+            (&host[..=end], &host[end + 1..])
+        }
+        Some(_) => {
+            let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+            (&host[..end], &host[end..])
+        }
+    };
+    let named = name.first() == Some(&b'[') || name.iter().all(|byte| is_name(*byte)) && !name.is_empty();
+    named && (port.is_empty() || port[1..].iter().all(u8::is_ascii_digit) && port[0] == b':')
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+/// The lines of a head, each checked to end with CRLF and to hold neither of the two.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Lines<'_> {
+    /// The next line without its end; `None` at the empty line.
+    fn next(&mut self) -> Result<Option<Range<usize>>, Malformed> {
+        let rest = &self.bytes[self.at..];
+        let feed =
+            rest.iter().position(|byte| *byte == b'\n').ok_or(Malformed::Bad("the head has no end"))?;
+        if feed == 0 || rest[feed - 1] != b'\r' {
+            return Err(Malformed::Bad("a line ends with a bare line feed"));
+        }
+        let line = self.at..self.at + feed - 1;
+        self.at += feed + 1;
+        Ok((!line.is_empty()).then_some(line))
+    }
+}
+
+fn request_line(head: &[u8], line: Range<usize>) -> Result<(Range<usize>, Range<usize>, Version), Malformed> {
+    let bytes = &head[line.clone()];
+    if bytes.len() > REQUEST_LINE_BYTES_MAX {
+        return Err(Malformed::TooLarge("the request line is too long"));
+    }
+    let malformed = Malformed::Bad("the request line is malformed");
+    let first = bytes.iter().position(|byte| *byte == b' ').ok_or(malformed)?;
+    let last = bytes.iter().rposition(|byte| *byte == b' ').ok_or(malformed)?;
+    if first == last {
+        return Err(malformed);
+    }
+    let (method, target) = (&bytes[..first], &bytes[first + 1..last]);
+    let version = match &bytes[last + 1..] {
+        b"HTTP/1.1" => Version::Http11,
+        b"HTTP/1.0" => Version::Http10,
+        _ => return Err(Malformed::Bad("the protocol version is not supported")),
+    };
+    if method.is_empty() || method.len() > METHOD_BYTES_MAX || !method.iter().all(|byte| is_token(*byte)) {
+        return Err(Malformed::Bad("the method is malformed"));
+    }
+    if !is_target(method, target) {
+        return Err(Malformed::Bad("the request target is malformed"));
+    }
+    Ok((line.start..line.start + first, line.start + first + 1..line.start + last, version))
+}
+
+/// Origin form, absolute form, or `*` with OPTIONS; only visible ASCII.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
+        return false;
+    }
+    match target {
+        b"*" => method == b"OPTIONS",
+        [b'/', ..] => method != b"CONNECT",
+        _ => absolute_form(target).is_some_and(|(authority, _)| is_host(authority)) && method != b"CONNECT",
+    }
+}
+
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let colon =
+        line.iter().position(|byte| *byte == b':').ok_or(Malformed::Bad("a header field has no colon"))?;
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    // This refuses folded lines and a space before the colon as well.
+    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        return Err(Malformed::Bad("the name of a header field is malformed"));
+    }
+    if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
+        return Err(Malformed::Bad("the value of a header field holds a control character"));
+    }
+    Ok((name, value.trim_ascii()))
+}
+
+/// The fields that decide about framing and addressing.
+#[derive(Default)]
+struct Fields {
+    host: bool,
+    length: Option<u64>,
+    chunked: bool,
+    upgrade: bool,
+    upgrades: u8,
+    connection_upgrade: bool,
+}
+
+impl Fields {
+    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
+        // The length tells most names apart before any comparison.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                if std::mem::replace(&mut self.host, true) {
+                    return Err(Malformed::Bad("the Host field is repeated"));
+                }
+                if !is_host(value) {
+                    return Err(Malformed::Bad("the Host field is malformed"));
+                }
+            }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                // HTTP/2 by upgrade is no tunnel, and neither is a choice of several.
+                let h2c = value.len() >= 3 && value[..3].eq_ignore_ascii_case(b"h2c");
+                self.upgrade = !h2c && !value.is_empty() && !value.contains(&b',') && self.upgrades == 0;
+                self.upgrades = self.upgrades.saturating_add(1);
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                self.connection_upgrade |= value
+                    .split(|byte| *byte == b',')
+                    .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if self.length.is_some() {
+                    return Err(Malformed::Bad("the Content-Length field is repeated"));
+                }
+                self.length = Some(digits(value)?);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed::Bad("the Transfer-Encoding is not exactly `chunked`"));
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn body(&self, version: Version) -> Result<Body, Malformed> {
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(Malformed::Bad("Content-Length and Transfer-Encoding are both present")),
+            (true, None) if version == Version::Http10 => {
+                Err(Malformed::Bad("HTTP/1.0 knows no Transfer-Encoding"))
+            }
+            (true, None) => Ok(Body::Chunked),
+            (false, Some(0) | None) => Ok(Body::None),
+            (false, Some(length)) => Ok(Body::Length(length)),
+        }
+    }
+}
+
+fn digits(value: &[u8]) -> Result<u64, Malformed> {
+    if value.is_empty() || value.len() > CONTENT_LENGTH_DIGITS_MAX || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed::Bad("the Content-Length is not a number"));
+    }
+    Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+/// RFC 9110 5.6.2 `tchar`.
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// RFC 3986 `reg-name` without the comma, which would let one Host be read as two.
+const fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b';'
+                | b'='
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Head, Malformed> {
+        read(text.as_bytes())
+    }
+
+    #[test]
+    fn ordinary_heads_are_read() {
+        for (head, body, upgrade) in [
+            ("GET /reviews/0 HTTP/1.1\r\nHost: a:6379\r\n\r\n", Body::None, false),
+            ("GET /reviews HTTP/1.0\r\n\r\n", Body::None, false),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Body::None, false),
+            ("GET http://a.example/reviews/0?x HTTP/1.1\r\nHost: b\r\n\r\n", Body::None, false),
+            ("GET HTTP://a HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Body::None, false),
+            ("POST /r HTTP/1.1\r\nhost:a\r\ncontent-length:  12 \r\n\r\n", Body::Length(12), false),
+            ("POST /r HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", Body::None, false),
+            ("POST /r HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Body::Chunked, false),
+            (
+                "GET /r HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: x, Upgrade\r\n\r\n",
+                Body::None,
+                true,
+            ),
+            ("GET /r HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", Body::None, false),
+            ("GET /r HTTP/1.1\r\nHost: a\r\nUpgrade: H2C\r\nConnection: upgrade\r\n\r\n", Body::None, false),
+            ("GET /r HTTP/1.1\r\nHost: a\r\nUpgrade: a, b\r\nConnection: upgrade\r\n\r\n", Body::None, false),
+            ("GET /r HTTP/1.0\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Body::None, false),
+            ("GET /r HTTP/1.1\r\nHost: a\r\nX: \u{e9}\tb\r\n\r\n", Body::None, false),
+        ] {
+            let read = parse(head).unwrap_or_else(|refused| panic!("{head:?}: {refused:?}"));
+            assert_eq!((read.body, read.upgrade, read.len), (body, upgrade, head.len()), "{head:?}");
+        }
+        let head = "PUT /a?b HTTP/1.1\r\nHost: h\r\n\r\n";
+        let read = parse(head).unwrap();
+        assert_eq!((&head[read.method], &head[read.target]), ("PUT", "/a?b"));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let get = |fields: &str| format!("GET /r HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let line = |line: &str| format!("{line}\r\nHost: a\r\n\r\n");
+        let host = |host: &str| format!("GET /r HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let mut heads = vec![
+            "GET /r HTTP/1.1\r\n\r\n".to_owned(),
+            "GET /r HTTP/1.1\nHost: a\r\n\r\n".to_owned(),
+            "GET /r HTTP/1.1\r\nHost: a\n\r\n".to_owned(),
+            "GET /r HTTP/1.1\r\nHost: a\r\n\n".to_owned(),
+            "POST /r HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+        ];
+        heads.extend(
+            [
+                "Host: a\r\n",
+                "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                "Content-Length: 5\r\nContent-Length: 5\r\n",
+                "Content-Length: 5\r\nContent-Length: 6\r\n",
+                "Content-Length: 5, 5\r\n",
+                "Content-Length: +5\r\n",
+                "Content-Length: -5\r\n",
+                "Content-Length: 0x5\r\n",
+                "Content-Length: \r\n",
+                "Content-Length: 9999999999999999999\r\n",
+                "Transfer-Encoding: x, chunked\r\n",
+                "Transfer-Encoding: chunked, chunked\r\n",
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                "Transfer-Encoding: identity\r\n",
+                "Transfer-Encoding: \u{b}chunked\r\n",
+                "X : y\r\n",
+                " folded\r\n",
+                "X: y\r\n folded\r\n",
+                "X: a\rb\r\n",
+                "X: a\0b\r\n",
+                "no colon\r\n",
+                ": no name\r\n",
+            ]
+            .map(get),
+        );
+        heads.extend(
+            [
+                "GET /r",
+                "GET  /r HTTP/1.1",
+                "GET /r  HTTP/1.1",
+                " GET /r HTTP/1.1",
+                "GET /a b HTTP/1.1",
+                "GET /r HTTP/1.2",
+                "GET /r HTTP/2.0",
+                "GET /r http/1.1",
+                "G(T /r HTTP/1.1",
+                "GET : HTTP/1.1",
+                "GET javascript:x HTTP/1.1",
+                "GET name/x HTTP/1.1",
+                "GET * HTTP/1.1",
+                "GET a:80 HTTP/1.1",
+                "CONNECT a:80 HTTP/1.1",
+                "CONNECT /r HTTP/1.1",
+                "GET http:///r HTTP/1.1",
+                "GET http://u@a/r HTTP/1.1",
+                "GET http://a b/r HTTP/1.1",
+                "GET /r#x HTTP/1.1",
+                "GET /\u{e9} HTTP/1.1",
+            ]
+            .map(line),
+        );
+        heads.extend(
+            [
+                "", "a b", "a/b", "a?b", "a,b", "u@a", "\u{e9}", "<a>", "a:b", "a:80:80", "[::1", "[]",
+                "[x]", ":80",
+            ]
+            .map(host),
+        );
+        for head in heads {
+            assert!(matches!(parse(&head), Err(Malformed::Bad(_))), "{head:?}: {:?}", parse(&head));
+        }
+    }
+
+    #[test]
+    fn absolute_form_becomes_origin_form_and_its_authority_the_host() {
+        for (head, origin) in [
+            (
+                "GET http://a:80/r?x HTTP/1.1\r\nHOST: b\r\nX: y\r\n\r\n",
+                Some("GET /r?x HTTP/1.1\r\nHost: a:80\r\nX: y\r\n\r\n"),
+            ),
+            ("GET https://a HTTP/1.0\r\n\r\n", Some("GET / HTTP/1.0\r\nHost: a\r\n\r\n")),
+            ("GET http://a?x HTTP/1.1\r\nHost: a\r\n\r\n", Some("GET /?x HTTP/1.1\r\nHost: a\r\n\r\n")),
+            ("GET /r HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        ] {
+            let made = in_origin_form(head.as_bytes(), &parse(head).unwrap());
+            assert_eq!(made.as_deref(), origin.map(str::as_bytes), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_told_apart() {
+        let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(REQUEST_LINE_BYTES_MAX));
+        assert!(matches!(parse(&line), Err(Malformed::TooLarge(_))));
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(FIELDS_MAX));
+        assert!(matches!(parse(&many), Err(Malformed::TooLarge(_))));
+    }
+
+    #[test]
+    fn the_end_is_found_at_any_pace() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody\r\n\r\n";
+        let end = head.len() - 8;
+        assert_eq!(end_of_head(head, 0), Some(end));
+        for cut in 0..end {
+            assert_eq!(end_of_head(&head[..cut], 0), None, "{cut}");
+            assert_eq!(end_of_head(&head[..end], cut), Some(end), "{cut}");
+        }
+        assert_eq!(end_of_head(b"a\n\nb", 0), Some(3));
+    }
+}

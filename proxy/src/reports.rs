@@ -1,0 +1,120 @@
+//! What is told about a request when it is over: one line in the access log, its counts and its time. Nothing is
+//! decided here, and no engine is known.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue};
+
+use crate::access_log::{AccessLog, Flags, Record};
+use crate::context::Context;
+use crate::forward::FORWARDED_FOR;
+use crate::metrics::Metrics;
+use crate::respond::Reply;
+
+/// The status of a request whose client left before the answer.
+pub(crate) const CLIENT_LEFT: u16 = 499;
+
+/// Where reports go.
+pub(crate) struct Reports {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Arc<AccessLog>,
+    /// Whom this proxy stands for, `service:tag,tag`.
+    pub(crate) src: String,
+}
+
+/// A request as its client sent it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) protocol: &'a str,
+    pub(crate) authority: &'a [u8],
+    pub(crate) headers: &'a HeaderMap,
+}
+
+impl Reports {
+    /// A request that an engine had, and the status that was sent; 0 when its connection was closed instead.
+    pub(crate) fn finished(&self, context: &Context, received: Received<'_>, status: u16, now: Instant) {
+        let duration = now.saturating_duration_since(context.started);
+        let (dst, traces) = self.count(context, status, duration);
+        let upstream = context.upstream();
+        let host = upstream.map(|upstream| upstream.address.to_string()).unwrap_or_default();
+        let field = |name| received.headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
+        self.access_log.write(&Record {
+            status,
+            start: context.wall,
+            duration,
+            upstream_duration: upstream.map(|upstream| upstream.duration),
+            src: &self.src,
+            dst,
+            traces: &traces,
+            method: received.method,
+            path: received.path,
+            protocol: received.protocol,
+            flags: context.flags,
+            x_forwarded: field(FORWARDED_FOR),
+            user_agent: field(USER_AGENT),
+            request_id: context.request_id.as_bytes(),
+            authority: if received.authority.is_empty() { field(HOST) } else { received.authority },
+            upstream_host: &host,
+        });
+    }
+
+    /// A request that no engine saw, because its head could not be used.
+    pub(crate) fn refused(&self, reply: &Reply, received: Option<(&str, &str)>, wall: SystemTime) {
+        self.metrics.parse_failures.inc();
+        self.metrics.count_unrouted(reply.status);
+        let (method, path) = received.unwrap_or_default();
+        self.access_log.write(&Record {
+            status: reply.status,
+            start: wall,
+            duration: Duration::ZERO,
+            upstream_duration: None,
+            src: &self.src,
+            dst: "",
+            traces: &[],
+            method: if method.is_empty() { "-" } else { method },
+            path: if path.is_empty() { "-" } else { path },
+            protocol: "",
+            flags: Flags::default(),
+            x_forwarded: b"",
+            user_agent: b"",
+            request_id: b"",
+            authority: b"",
+            upstream_host: "",
+        });
+    }
+
+    /// The counts; the destination and the traces for the log on the way.
+    fn count<'c>(
+        &self,
+        context: &'c Context,
+        status: u16,
+        duration: Duration,
+    ) -> (&'c str, Vec<(&'c str, &'c str)>) {
+        let Some((decision, service)) = context
+            .decision()
+            .and_then(|decision| Some((decision, context.table.service(decision.service?))))
+        else {
+            self.metrics.count_unrouted(status);
+            return ("", Vec::new());
+        };
+        service.live.observe(duration.as_secs_f64());
+        let dst = match decision.backend {
+            Some(backend) => {
+                let backend = context.table.backend(backend);
+                backend.live.count(status);
+                backend.dst.as_str()
+            }
+            None => {
+                service.live.count(status);
+                ""
+            }
+        };
+        let faults = &decision.faults;
+        let traces = faults.rule.map(|rule| context.table.actions(rule).traces(faults.fired).collect());
+        (dst, traces.unwrap_or_default())
+    }
+}

@@ -1,0 +1,207 @@
+//! Starts the proxy's listeners and ends them in order: Pingora's services on runtimes of our own, because Pingora's
+//! server sleeps through a fixed grace period whether anything is left to do or not.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use pingora::apps::{HttpServerOptions, ServerApp};
+use pingora::listeners::ListenerConfig;
+use pingora::protocols::http::v2::server::default_h2_options;
+use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{Fds, ListenFds, ShutdownWatch};
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use registry_api::setting::BadSetting;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::config::Config;
+use crate::connections::{Connections, cap_of};
+use crate::context::ATTEMPTS_MAX;
+use crate::gateway::Gateway;
+use crate::live::Live;
+use crate::reports::Reports;
+use crate::service::Front;
+
+pub use crate::service::Limits;
+
+/// How long requests in progress may take to end after a signal (spec/control-and-proxy.md 3.4).
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(3);
+/// Connections to instances that are kept open while unused, over all instances.
+const KEPT_CONNECTIONS_MAX: usize = 4096;
+/// Accepting is spread over this many tasks at most.
+const ACCEPTING_MAX: usize = 4;
+/// HTTP/2 towards clients: streams of one connection, bytes in flight of one stream and of one connection.
+const HTTP2_STREAMS_MAX: u32 = 128;
+const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// An HTTP/2 connection without a stream is closed after this time.
+const HTTP2_IDLE_WITHIN: Duration = Duration::from_secs(120);
+/// What is left of a runtime after draining is cut off.
+const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(200);
+
+/// A proxy whose ports are open and which serves nobody yet.
+pub struct Server {
+    live: Live,
+    http: Door,
+    admin: Door,
+    threads: usize,
+    /// Whom this proxy stands for, `service:tag,tag`.
+    src: String,
+    limits: Limits,
+}
+
+/// An open port.
+struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Opens everything that can fail; nothing is accepted yet.
+    pub fn bind(config: &Config) -> Result<Self, BadSetting> {
+        Ok(Self {
+            http: Door::open("http_listener_port", config.http)?,
+            admin: Door::open("admin_port", config.admin)?,
+            live: Live::open(config, clock::now())?,
+            threads: config.threads,
+            src: config.identity.label(),
+            limits: Limits::default(),
+        })
+    }
+
+    /// Changes how long clients are waited for.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The ports, by name.
+    pub fn addresses(&self) -> [(&'static str, SocketAddr); 2] {
+        [("http", self.http.address), ("admin", self.admin.address)]
+    }
+
+    /// The address of the HTTP port.
+    pub fn http(&self) -> SocketAddr {
+        self.http.address
+    }
+
+    /// What outlives a table.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Serves until `stop`, then lets requests in progress end, for [`DRAIN_WITHIN`] at most. Runs in the calling
+    /// thread, which must not belong to a runtime.
+    pub fn serve<A>(self, admin: A, stop: impl Future<Output = ()>) -> io::Result<()>
+    where
+        A: ServerApp + Send + Sync + 'static,
+    {
+        let connections = Arc::new(Connections::new(connection_cap(), Arc::clone(&self.live.metrics)));
+        let front = self.front(Arc::clone(&connections));
+        let (down, is_down) = watch::channel(false);
+        let requests = runtime("a8-http", self.threads)?;
+        let operators = runtime("a8-admin", 1)?;
+        let ended =
+            requests.spawn(self.http.serve("http", front, is_down.clone(), self.threads.min(ACCEPTING_MAX)));
+        operators.spawn(self.admin.serve("admin", admin, is_down, 1));
+        operators.block_on(async {
+            stop.await;
+            tracing::info!("draining");
+            self.live.drain.begin();
+            down.send_replace(true);
+            // The listener is closed first, so that the last connection is the last.
+            let _closed = tokio::time::timeout(DRAIN_WITHIN, ended).await;
+            if !connections.drained(DRAIN_WITHIN).await {
+                tracing::warn!("requests in progress were cut off");
+            }
+        });
+        requests.shutdown_timeout(RUNTIME_ENDS_WITHIN);
+        operators.shutdown_timeout(RUNTIME_ENDS_WITHIN);
+        Ok(())
+    }
+
+    fn front(&self, connections: Arc<Connections>) -> Front {
+        let reports = Arc::new(Reports {
+            metrics: Arc::clone(&self.live.metrics),
+            access_log: Arc::clone(&self.live.access_log),
+            src: self.src.clone(),
+        });
+        let gateway = Gateway {
+            tables: Arc::clone(&self.live.tables),
+            reports: Arc::clone(&reports),
+            delayed: AtomicUsize::new(0),
+        };
+        let conf = ServerConf {
+            threads: self.threads,
+            upstream_keepalive_pool_size: KEPT_CONNECTIONS_MAX,
+            // Attempts are counted per request; this is only the ceiling above them. Zero would give no answer.
+            max_retries: ATTEMPTS_MAX as usize + 1,
+            ..ServerConf::default()
+        };
+        let mut proxy = http_proxy(&Arc::new(conf), gateway);
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(HTTP2_IDLE_WITHIN);
+        proxy.server_options = Some(options);
+        // Always from these: options made from nothing have no bounds (CVE-2026-105297).
+        let mut http2 = default_h2_options();
+        http2.max_concurrent_streams(HTTP2_STREAMS_MAX);
+        http2.max_header_list_size(HTTP2_HEADER_LIST_BYTES_MAX);
+        http2.initial_window_size(HTTP2_WINDOW_BYTES);
+        http2.initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES);
+        proxy.h2_options = Some(http2);
+        Front { proxy: Arc::new(proxy), connections, reports, limits: self.limits }
+    }
+}
+
+impl Door {
+    fn open(setting: &'static str, address: SocketAddr) -> Result<Self, BadSetting> {
+        let open = || {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(Self { address: listener.local_addr()?, listener })
+        };
+        open().map_err(|error: io::Error| {
+            let why = if error.kind() == io::ErrorKind::AddrInUse {
+                "address in use".to_owned()
+            } else {
+                error.to_string()
+            };
+            BadSetting::new(setting, format!("cannot listen on {address}: {why}"))
+        })
+    }
+
+    /// Serves until the watch says so. The open port is handed over as Pingora hands ports to its successor.
+    async fn serve<A>(self, name: &'static str, app: A, down: ShutdownWatch, accepting: usize)
+    where
+        A: ServerApp + Send + Sync + 'static,
+    {
+        let address = self.address.to_string();
+        let mut open = Fds::new();
+        open.add(address.clone(), self.listener.into_raw_fd());
+        let open: ListenFds = Arc::new(open.into());
+        let mut service = Service::new(name.to_owned(), app);
+        // Reads go straight into the buffers of whoever reads: an idle connection holds none.
+        service.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::default().read(0)));
+        service.start_service(Some(open), down, accepting).await;
+    }
+}
+
+fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+}
+
+fn connection_cap() -> usize {
+    cap_of(&std::fs::read_to_string("/proc/self/limits").unwrap_or_default())
+}

@@ -1,0 +1,166 @@
+//! Turns the target of an attempt into a Pingora peer, and Pingora's errors into causes. What follows from a cause
+//! is not known here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::protocols::ALPN;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::context::{CONNECT_WITHIN, Cause, Target};
+use crate::tunnel::TunnelConnect;
+
+/// A connection to an instance is closed after this time without a request: below what servers usually allow.
+const IDLE_WITHIN: Duration = Duration::from_secs(55);
+/// The most between two reads from the instance once another protocol is spoken.
+pub(crate) const TUNNEL_IDLE_WITHIN: Duration = Duration::from_secs(3600);
+/// For the connection and the TLS handshake together.
+const TLS_WITHIN: Duration = Duration::from_secs(3);
+/// Requests at once on one HTTP/2 connection; the library's default is 1.
+const HTTP2_STREAMS_MAX: usize = 100;
+
+/// What is spoken to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    /// HTTP/1.1 that may become something else.
+    Tunnel,
+    /// With prior knowledge, or by ALPN over TLS.
+    Http2,
+}
+
+/// The peer for one attempt.
+///
+/// An empty server name would switch the verification of certificates off in Pingora; a target that speaks TLS
+/// has a host, and without one there is no peer.
+pub(crate) fn peer(target: &Target, protocol: Protocol) -> Option<Box<HttpPeer>> {
+    let tls_name = target.tls_name.clone();
+    if tls_name.as_deref() == Some("") {
+        return None;
+    }
+    let tls = tls_name.is_some();
+    // A socket address, never a name: names would be looked up here and now, blocking the thread.
+    let mut peer = Box::new(HttpPeer::new(target.address, tls, tls_name.unwrap_or_default()));
+    // Pingora's pool does not tell protocols apart; connections of one must not serve the other.
+    peer.group_key = match protocol {
+        Protocol::Http1 => 1,
+        Protocol::Http2 => 2,
+        Protocol::Tunnel => 3,
+    };
+    let options = &mut peer.options;
+    options.connection_timeout = Some(CONNECT_WITHIN.min(target.time_left));
+    options.total_connection_timeout =
+        Some(if tls { TLS_WITHIN } else { CONNECT_WITHIN }.min(target.time_left));
+    options.read_timeout = Some(target.read_within);
+    options.write_timeout = Some(target.write_within);
+    options.idle_timeout = Some(IDLE_WITHIN);
+    match protocol {
+        Protocol::Http1 => {}
+        Protocol::Http2 => {
+            options.alpn = ALPN::H2;
+            options.max_h2_streams = HTTP2_STREAMS_MAX;
+        }
+        Protocol::Tunnel => {
+            options.custom_l4 = Some(Arc::new(TunnelConnect));
+            // A tunnel may be silent for longer than an answer may.
+            options.read_timeout = Some(TUNNEL_IDLE_WITHIN);
+            options.write_timeout = Some(TUNNEL_IDLE_WITHIN);
+        }
+    }
+    Some(peer)
+}
+
+/// What an error of the upstream side means; `None` when the instance is not to blame.
+pub(crate) fn cause(error: &Error) -> Option<Cause> {
+    if *error.esource() != ErrorSource::Upstream {
+        return None;
+    }
+    Some(match error.etype() {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Cause::Late,
+        ErrorType::ConnectTimedout
+        | ErrorType::ConnectRefused
+        | ErrorType::ConnectNoRoute
+        | ErrorType::ConnectError
+        | ErrorType::ConnectProxyFailure
+        | ErrorType::SocketError
+        | ErrorType::BindError
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError
+        | ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::TLSWantX509Lookup => Cause::Unreachable,
+        ErrorType::H2Error | ErrorType::H2Downgrade if refused_stream(error) => Cause::RefusedStream,
+        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H1Error => Cause::Unintelligible,
+        _ => Cause::Unanswered,
+    })
+}
+
+/// The instance said, or showed by going away, that it did not look at the request (RFC 9113 8.7).
+fn refused_stream(error: &Error) -> bool {
+    error.root_cause().to_string().to_ascii_lowercase().contains("refused")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pingora::upstreams::peer::Peer;
+
+    fn target(tls_name: Option<&str>) -> Target {
+        Target {
+            address: "127.0.0.1:9080".parse().unwrap(),
+            tls_name: tls_name.map(str::to_owned),
+            time_left: Duration::from_millis(400),
+            read_within: Duration::from_secs(15),
+            write_within: Duration::from_secs(15),
+        }
+    }
+
+    #[test]
+    fn a_peer_that_speaks_tls_always_names_the_server() {
+        let peer_of = |name| peer(&target(name), Protocol::Http1);
+        let tls = peer_of(Some("shop.example")).unwrap();
+        assert!(tls.is_tls() && tls.verify_cert() && tls.verify_hostname());
+        assert_eq!(tls.sni(), "shop.example");
+        assert!(peer_of(Some("")).is_none());
+        assert!(!peer_of(None).unwrap().is_tls());
+    }
+
+    #[test]
+    fn protocols_do_not_share_connections_and_no_wait_outlasts_the_deadline() {
+        let (one, two) =
+            (peer(&target(None), Protocol::Http1).unwrap(), peer(&target(None), Protocol::Http2).unwrap());
+        assert_ne!(one.reuse_hash(), two.reuse_hash());
+        assert_eq!(two.options.max_h2_streams, HTTP2_STREAMS_MAX);
+        for peer in [one, two] {
+            let left = Duration::from_millis(400);
+            assert_eq!(peer.options.connection_timeout, Some(left));
+            assert_eq!(peer.options.total_connection_timeout, Some(left));
+        }
+    }
+
+    #[test]
+    fn every_error_of_the_upstream_side_has_a_cause_and_no_other_has() {
+        for (etype, expected) in [
+            (ErrorType::ConnectRefused, Cause::Unreachable),
+            (ErrorType::ConnectTimedout, Cause::Unreachable),
+            (ErrorType::ConnectNoRoute, Cause::Unreachable),
+            (ErrorType::ConnectError, Cause::Unreachable),
+            (ErrorType::TLSHandshakeFailure, Cause::Unreachable),
+            (ErrorType::TLSHandshakeTimedout, Cause::Unreachable),
+            (ErrorType::InvalidCert, Cause::Unreachable),
+            (ErrorType::ReadTimedout, Cause::Late),
+            (ErrorType::WriteTimedout, Cause::Late),
+            (ErrorType::ConnectionClosed, Cause::Unanswered),
+            (ErrorType::ReadError, Cause::Unanswered),
+            (ErrorType::WriteError, Cause::Unanswered),
+            (ErrorType::H2Error, Cause::Unanswered),
+            (ErrorType::InvalidHTTPHeader, Cause::Unintelligible),
+            (ErrorType::InvalidH2, Cause::Unintelligible),
+        ] {
+            assert_eq!(cause(&Error::new_up(etype.clone())), Some(expected), "{etype:?}");
+            assert_eq!(cause(&Error::new_down(etype.clone())), None);
+            assert_eq!(cause(&Error::new_in(etype)), None);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The client's stream as an engine sees it: one request's bytes and not one more, so that heads are checked before
+//! the engine reads them and pipelined requests wait their turn. It decides nothing about requests.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::chunks::{BadChunks, Chunks};
+use crate::clock;
+use crate::head::{Body, Head};
+use crate::patience::{OutOfTime, Patience, Watch};
+
+/// Taken from the socket at once while a head is awaited; also what may be held of the next request.
+const READ_BYTES: usize = 4096;
+/// How long, and how much, a client may go on sending after an answer that closes the connection.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// A client's connection.
+pub(crate) struct Wire {
+    /// `None` only while it is being dropped.
+    inner: Option<Stream>,
+    /// Read from the socket and not yet passed on.
+    held: BytesMut,
+    gate: Gate,
+    /// Written and perhaps not yet sent.
+    dirty: bool,
+    /// Something was written since the last request was admitted.
+    answered: bool,
+    /// The client will send nothing more.
+    ended: bool,
+    patience: Arc<Patience>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// What the engine may still read.
+#[derive(Debug, Clone, Copy)]
+enum Gate {
+    /// Nothing of this request; only the end of the connection is reported.
+    Shut,
+    Length(u64),
+    Chunked(Chunks),
+    /// Everything: another protocol.
+    Open,
+}
+
+impl Wire {
+    pub(crate) fn new(inner: Stream) -> Self {
+        Self {
+            inner: Some(inner),
+            held: BytesMut::new(),
+            gate: Gate::Shut,
+            dirty: false,
+            answered: false,
+            ended: false,
+            patience: Arc::new(Patience::new(clock::now())),
+            timer: None,
+        }
+    }
+
+    /// The deadline of whatever request is in progress.
+    pub(crate) fn patience(&self) -> &Arc<Patience> {
+        &self.patience
+    }
+
+    /// What was read and not passed on.
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Drops empty lines before a request (RFC 9112 2.2).
+    pub(crate) fn skip_empty_lines(&mut self) {
+        while self.held.starts_with(b"\r\n") {
+            self.held.advance(2);
+        }
+    }
+
+    /// Takes the first bytes of what is held.
+    pub(crate) fn take(&mut self, len: usize) -> BytesMut {
+        // Splitting off everything moves the allocation; a shared one would cost a reference count per use.
+        if len == self.held.len() { std::mem::take(&mut self.held) } else { self.held.split_to(len) }
+    }
+
+    /// Reads more into what is held; `false` at the end. Holds no buffer while it waits.
+    pub(crate) async fn fill(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// Lets an engine read the body of the request whose head was taken.
+    pub(crate) fn admit(&mut self, head: &Head) {
+        self.answered = false;
+        self.patience.disarm();
+        self.gate = match (head.upgrade, head.body) {
+            (true, _) => Gate::Open,
+            (false, Body::None) => Gate::Shut,
+            (false, Body::Length(length)) => Gate::Length(length),
+            (false, Body::Chunked) => Gate::Chunked(Chunks::new()),
+        };
+    }
+
+    /// Lets an engine read everything.
+    pub(crate) fn open(&mut self) {
+        self.gate = Gate::Open;
+    }
+
+    /// The last request was read to its end, so that another may follow.
+    pub(crate) fn is_at_boundary(&self) -> bool {
+        matches!(self.gate, Gate::Shut) && !self.ended
+    }
+
+    /// Sends an answer made without an engine, and closes.
+    pub(crate) async fn conclude(mut self: Box<Self>, answer: &[u8]) {
+        if self.write_all(answer).await.is_ok() {
+            let _sent = self.flush().await;
+        }
+        // Dropping it lingers, so that the client can read the answer while it is still sending.
+        self.gate = Gate::Open;
+    }
+
+    fn inner(&mut self) -> Pin<&mut Stream> {
+        Pin::new(self.inner.as_mut().expect("only drop takes the stream"))
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buf = ReadBuf::uninit(&mut space);
+        ready!(self.inner().poll_read(cx, &mut buf))?;
+        self.held.extend_from_slice(buf.filled());
+        self.ended |= buf.filled().is_empty();
+        Poll::Ready(Ok(!buf.filled().is_empty()))
+    }
+
+    fn poll_gate(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.gate {
+            Gate::Shut => {
+                // The engine asks only to learn whether the client is gone; the next request is kept for later.
+                if !self.held.is_empty() {
+                    return Poll::Pending;
+                }
+                if ready!(self.poll_fill(cx))? { Poll::Pending } else { Poll::Ready(Ok(())) }
+            }
+            Gate::Open => self.poll_some(cx, buf, usize::MAX).map_ok(|_| ()),
+            Gate::Length(left) => {
+                let limit = usize::try_from(left).unwrap_or(usize::MAX);
+                let read = ready!(self.poll_some(cx, buf, limit))?;
+                let left = left - read as u64;
+                self.gate = if left == 0 { Gate::Shut } else { Gate::Length(left) };
+                Poll::Ready(Ok(()))
+            }
+            Gate::Chunked(mut chunks) => {
+                let before = buf.filled().len();
+                let read = ready!(self.poll_some(cx, buf, usize::MAX))?;
+                let used = chunks.follow(&buf.filled()[before..]).map_err(malformed)?;
+                if used < read {
+                    let surplus = BytesMut::from(&buf.filled()[before + used..]);
+                    let rest = std::mem::replace(&mut self.held, surplus);
+                    self.held.unsplit(rest);
+                    buf.set_filled(before + used);
+                }
+                self.gate = if chunks.is_done() { Gate::Shut } else { Gate::Chunked(chunks) };
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn is_out_of_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((until, watch)) = self.patience.until() else { return false };
+        if watch == Watch::Glance {
+            return clock::now() >= until;
+        }
+        let until = Instant::from_std(until);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// At most `limit` bytes, of the held ones first.
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let limit = limit.min(buf.remaining());
+        if !self.held.is_empty() {
+            let len = limit.min(self.held.len());
+            buf.put_slice(&self.held[..len]);
+            self.held.advance(len);
+            return Poll::Ready(Ok(len));
+        }
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(limit));
+        ready!(self.inner().poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        self.ended |= read == 0 && limit > 0;
+        buf.advance(read);
+        Poll::Ready(Ok(read))
+    }
+}
+
+/// What the wire itself has to say about an error that came out of it; `None` for those of the socket.
+pub(crate) fn complaint(error: &(dyn std::error::Error + 'static)) -> Option<Complaint> {
+    let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
+    if inner.is::<BadChunks>() {
+        Some(Complaint::Malformed)
+    } else if inner.is::<OutOfTime>() {
+        Some(Complaint::OutOfTime)
+    } else {
+        None
+    }
+}
+
+/// See [`complaint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Complaint {
+    /// The body breaks its framing.
+    Malformed,
+    /// The request's deadline has passed.
+    OutOfTime,
+}
+
+fn malformed(bad: BadChunks) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, bad)
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.poll_gate(cx, buf);
+        // An engine that reads and finds nothing has nothing to write either: what it wrote must not wait for the
+        // rest of a trickled answer.
+        if read.is_pending()
+            && self.dirty
+            && !matches!(self.gate, Gate::Open)
+            && let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        if read.is_pending() && self.is_out_of_time(cx) {
+            self.patience.disarm();
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, OutOfTime)));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.dirty = true;
+        self.answered = true;
+        self.inner().poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.inner().poll_flush(cx))?;
+        self.dirty = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.dirty = true;
+        self.answered = true;
+        self.inner().poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.is_write_vectored())
+    }
+}
+
+/// An answer that closes while the client is still sending would be lost to the reset that unread bytes cause
+/// (RFC 9112 9.6): the rest is read and thrown away, for a short time and up to a limit.
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let unread = !matches!(self.gate, Gate::Shut) || !self.held.is_empty();
+        let Some(mut inner) = self.inner.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if unread && self.answered && !self.ended {
+            runtime.spawn(async move {
+                let _late = timeout(LINGER, async {
+                    let mut left = LINGER_BYTES_MAX;
+                    let mut space = [0; READ_BYTES];
+                    if AsyncWriteExt::shutdown(&mut inner).await.is_err() {
+                        return;
+                    }
+                    while let Ok(read @ 1..) = inner.read(&mut space).await {
+                        let Some(rest) = left.checked_sub(read) else { return };
+                        left = rest;
+                    }
+                })
+                .await;
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire")
+            .field("held", &self.held.len())
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Wire {
+    async fn shutdown(&mut self) {
+        if let Some(inner) = self.inner.as_mut() {
+            Shutdown::shutdown(inner.as_mut()).await;
+        }
+    }
+}
+
+impl UniqueID for Wire {
+    fn id(&self) -> UniqueIDType {
+        self.inner.as_ref().map_or(-1, |inner| inner.id())
+    }
+}
+
+impl Ssl for Wire {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.as_ref()?.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.as_ref()?.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Wire {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.as_ref().map(|inner| inner.get_timing_digest()).unwrap_or_default()
+    }
+}
+
+impl GetProxyDigest for Wire {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.inner.as_ref()?.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Wire {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.as_ref()?.get_socket_digest()
+    }
+}
+
+#[async_trait]
+impl Peek for Wire {
+    /// What is held, which the caller has made sure to be enough.
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        let Some(held) = self.held.get(..buf.len()) else { return Ok(false) };
+        buf.copy_from_slice(held);
+        Ok(true)
+    }
+}

@@ -1,0 +1,212 @@
+//! HTTP/2 with prior knowledge on the same port, towards HTTP/1.1 and HTTP/2 instances.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use crate::support::{Instance, Proxy, actions, field, fields, get, ok, soon};
+
+type Body = BoxBody<Bytes, Infallible>;
+
+async fn connect(proxy: &Proxy) -> SendRequest<Body> {
+    let stream = TcpStream::connect(proxy.http).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn request(path: &str) -> http::request::Builder {
+    Request::builder().version(Version::HTTP_2).uri(format!("http://shop.example:81{path}"))
+}
+
+fn empty() -> Body {
+    Empty::new().boxed()
+}
+
+/// A body whose pieces the test sends; its end is a frame of its own, empty.
+struct Streamed(mpsc::Receiver<&'static str>);
+
+impl hyper::body::Body for Streamed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece.into()))))
+    }
+}
+
+fn streamed() -> (mpsc::Sender<&'static str>, Body) {
+    let (send, pieces) = mpsc::channel(1);
+    (send, Streamed(pieces).boxed())
+}
+
+#[tokio::test]
+async fn both_protocols_are_served_on_one_port() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::of(&[instance.at]);
+    let mut client = connect(&proxy).await;
+    let request =
+        request("/s/x?y").header("cookie", "a=1").header("cookie", "b=2").header("x", "1").header("x", "2");
+    let answer = tokio::spawn(client.send_request(request.body(empty()).unwrap()));
+    let (mut upstream, head) = instance.request().await;
+    assert!(head.starts_with("GET /x?y HTTP/1.1\r\n"), "{head}");
+    assert_eq!(fields(&head, "host"), ["shop.example:81"]);
+    assert_eq!(fields(&head, "cookie"), ["a=1; b=2"]);
+    assert_eq!(fields(&head, "x"), ["1", "2"]);
+    assert_eq!(field(&head, "x-forwarded-for"), Some("127.0.0.1"));
+    upstream
+        .send("HTTP/1.1 200 OK\r\nConnection: X-Secret\r\nX-Secret: y\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
+    let answer = soon("the answer", answer).await.unwrap().unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("x-secret")), (200, None));
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hi");
+    let mut conn = proxy.connect().await;
+    conn.send(get("/s")).await;
+    upstream.head().await;
+    upstream.send(ok("one")).await;
+    assert_eq!(conn.answer().await.body, "one");
+    assert_eq!(proxy.log(2).await[0]["protocol"], "HTTP/2");
+}
+
+/// cloudflare/pingora#935: an empty last frame ended the upstream body twice, and the second end was taken for the
+/// beginning of the next request on that connection.
+#[tokio::test]
+async fn a_body_that_ends_with_an_empty_frame_ends_once() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::of(&[instance.at]);
+    let mut client = connect(&proxy).await;
+    let mut upstream = None;
+    for _ in 0..3 {
+        let (pieces, body) = streamed();
+        let request = request("/s").method("POST").body(body).unwrap();
+        let answer = tokio::spawn(client.send_request(request));
+        pieces.send("hello").await.unwrap();
+        if upstream.is_none() {
+            upstream = Some(instance.accept().await);
+        }
+        let upstream = upstream.as_mut().unwrap();
+        let head = upstream.head().await;
+        assert_eq!(field(&head, "transfer-encoding"), Some("chunked"), "{head}");
+        assert_eq!(upstream.until("hello\r\n").await, "5\r\nhello\r\n");
+        drop(pieces);
+        assert_eq!(upstream.until("0\r\n\r\n").await, "0\r\n\r\n");
+        upstream.send(ok("x")).await;
+        assert_eq!(soon("the answer", answer).await.unwrap().unwrap().status(), 200);
+    }
+    // Nothing but the next request follows.
+    let answer = tokio::spawn(client.send_request(request("/s/last").body(empty()).unwrap()));
+    let mut upstream = upstream.unwrap();
+    assert!(upstream.head().await.starts_with("GET /last HTTP/1.1\r\n"));
+    upstream.send(ok("x")).await;
+    assert_eq!(soon("the answer", answer).await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn refusals_and_faults_end_one_stream_and_leave_the_others() {
+    let instance = Instance::named("x").await;
+    let close = json!({"id": "c", "destination": "s", "match": {"headers": {"X": "close"}},
+        "actions": [{"action": "abort", "return_code": -1}]});
+    let proxy = Proxy::with(&[close], &[("s", "v1", instance.to_string())]);
+    let mut client = connect(&proxy).await;
+    let answer = client.send_request(request("/nobody").body(empty()).unwrap()).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-a8-error"]),
+        (404, &"unknown_service".parse().unwrap())
+    );
+    let ended = client.send_request(request("/s").header("x", "close").body(empty()).unwrap());
+    assert!(soon("the end", ended).await.is_err());
+    let answer = client.send_request(request("/s").body(empty()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn a_delay_ends_when_the_stream_is_reset() {
+    let mut instance = Instance::start().await;
+    let rule = actions(json!([{"action": "delay", "duration": 3600}]));
+    let proxy = Proxy::with(&[rule], &[("s", "v1", instance.at.to_string())]);
+    let mut client = connect(&proxy).await;
+    let held = tokio::spawn(client.send_request(request("/s").body(empty()).unwrap()));
+    soon("the request", async {
+        while proxy.metric(r#"a8_proxy_faults_total{action="delay",service="s"}"#) != Some(1.0) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    held.abort();
+    assert_eq!(proxy.log(1).await[0]["status"], "499");
+    assert!(instance.is_untouched());
+}
+
+/// A gRPC-like instance: HTTP/2 with prior knowledge, and trailers.
+async fn grpc_instance() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(|request: Request<Incoming>| async move {
+                let (authority, path) =
+                    (request.uri().authority().unwrap().to_string(), request.uri().path().to_owned());
+                let te = request.headers().get("te").cloned();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                let body = Full::new(body).with_trailers(async move { Some(Ok(trailers)) });
+                let answer = Response::builder()
+                    .header("content-type", "application/grpc")
+                    .header("x-seen", format!("{authority} {path} {te:?}"));
+                Ok::<_, Infallible>(answer.body(body).unwrap())
+            });
+            let serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(serve.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn grpc_is_spoken_to_in_http2_and_keeps_its_trailers() {
+    let proxy = Proxy::of(&[grpc_instance().await]);
+    let mut client = connect(&proxy).await;
+    for _ in 0..2 {
+        let request = request("/s/pkg.Service/Method")
+            .method("POST")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let answer = client
+            .send_request(request.body(Full::new(Bytes::from("message")).boxed()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.headers()["x-seen"], r#"shop.example:81 /pkg.Service/Method Some("trailers")"#);
+        let body = answer.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+        assert_eq!(body.to_bytes(), "message");
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_told_to_grpc_clients_in_their_words() {
+    let proxy = Proxy::of(&[]);
+    let mut client = connect(&proxy).await;
+    let request = request("/nobody/M").method("POST").header("content-type", "application/grpc");
+    let answer = client.send_request(request.body(empty()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["grpc-status"], "12");
+    assert_eq!(answer.headers()["x-a8-error"], "unknown_service");
+}
