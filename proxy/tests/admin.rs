@@ -11,6 +11,7 @@ use proxy::admin::Admin;
 use proxy::config::Settings;
 use proxy::feed::Source;
 use proxy::live::Live;
+use proxy::server::Server;
 use registry_api::Position;
 use serde_json::{Value, json};
 
@@ -223,4 +224,64 @@ fn a_head_does_not_begin_a_drain() {
     world.ask(Method::HEAD, "/drain");
     world.ask(Method::GET, "/drain");
     assert!(!world.live.drain.has_begun());
+}
+
+/// Reads one answer off a connection that stays open: its head, and as much body as it announces.
+fn read_answer(request: &str, connection: &mut impl std::io::BufRead, with_body: bool) -> (String, String) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(
+            connection.read_line(&mut head).unwrap(),
+            0,
+            "the connection ended before the answer to {request}: {head}"
+        );
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; if with_body { length.unwrap() } else { 0 }];
+    connection.read_exact(&mut body).unwrap();
+    (head, String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn one_connection_carries_page_after_page_whatever_the_method_and_its_body() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = format!("--data_dir={}", dir.path().display());
+    let flags =
+        ["a8", &data_dir, "--http_listener_host=127.0.0.1", "--http_listener_port=0", "--admin_port=0"];
+    let config = Line::try_parse_from(flags).unwrap().settings.check().unwrap();
+    let server = Server::bind(&config).unwrap();
+    let [_, (name, address)] = server.addresses();
+    assert_eq!(name, "admin");
+    let admin = Admin::new(server.live(), config.node(server.http()));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = std::thread::spawn(move || server.serve(admin, async { drop(stopped.await) }).unwrap());
+
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut answers = std::io::BufReader::new(stream.try_clone().unwrap());
+    for (request, status, body) in [
+        ("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n", "200", Some("ok\n")),
+        ("HEAD /metrics HTTP/1.1\r\nHost: h\r\n\r\n", "200", None),
+        (
+            "POST /drain HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+            "200",
+            Some("{\"draining\":true}"),
+        ),
+        ("GET /drain HTTP/1.1\r\nHost: h\r\n\r\n", "200", Some("{\"draining\":true}")),
+        (
+            "GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n",
+            "404",
+            Some("{\"description\":\"no such page\",\"error\":\"not_found\"}"),
+        ),
+    ] {
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        let (head, got) = read_answer(request, &mut answers, body.is_some());
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {head}");
+        assert_eq!(got, body.unwrap_or_default(), "{request}");
+    }
+    drop(stream);
+    stop.send(()).unwrap();
+    serving.join().unwrap();
 }
