@@ -32,11 +32,14 @@ pub(crate) struct CommandLine {
     #[arg(long)]
     rounds: Option<usize>,
     /// Bytes of an answer's body (latency).
-    #[arg(long, default_value_t = 1_024)]
+    #[arg(long = "body_bytes", default_value_t = 1_024)]
     body_bytes: usize,
     /// Only these proxies, as in `a8,haproxy` (latency).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Let the peers write an access log too; ours always does (latency).
+    #[arg(long = "peers_log")]
+    peers_log: bool,
     /// Services that change with every swap (swap).
     #[arg(long, default_value_t = 100)]
     changed: usize,
@@ -57,6 +60,8 @@ pub(crate) struct Args {
     pub(crate) rounds: usize,
     /// See [`CommandLine`].
     pub(crate) body_bytes: usize,
+    /// See [`CommandLine`].
+    pub(crate) peers_log: bool,
     /// Empty means all.
     pub(crate) only: Vec<String>,
     /// See [`CommandLine`].
@@ -76,6 +81,7 @@ impl CommandLine {
             time: Duration::from_secs_f64(self.seconds.unwrap_or(seconds).clamp(0.1, 600.0)),
             rounds: self.rounds.unwrap_or(rounds).max(1),
             body_bytes: self.body_bytes,
+            peers_log: self.peers_log,
             only: self.only.clone(),
             changed: self.changed,
             smoke: self.smoke,

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args, dir: &Path) -> io::Result<Result<Value, String>> 
 
 fn measure(args: &Args, dir: &Path, feature: bool) -> io::Result<(Value, Vec<String>)> {
     let mut rig = Rig::new(World::origins_needed(feature), args.body_bytes)?;
-    let world = World::new(feature, rig.addresses()?);
+    let world = World::new(feature, args.peers_log, rig.addresses()?);
     let feed = Feed::start(world.snapshot());
     let stage = Stage { world: &world, core: args.proxy_core, dir, feed: &feed };
     let (peers, missing) = gather(&stage, args)?;
@@ -219,11 +219,12 @@ fn report(
     }
     say(&table.text());
     say(&format!(
-        "{} rounds of {:?}; closed loop {CLOSED_CONNECTIONS} connections, open loop {OPEN_RATE} req/s on {OPEN_CONNECTIONS}; body {} bytes; pinned: {}; not found: {}\n",
+        "{} rounds of {:?}; closed loop {CLOSED_CONNECTIONS} connections, open loop {OPEN_RATE} req/s on {OPEN_CONNECTIONS}; body {} bytes; pinned: {}; access logs: {}; not found: {}\n",
         args.rounds,
         args.time,
         args.body_bytes,
         args.proxy_core.is_some(),
+        if args.peers_log { "all" } else { "a8 only" },
         if missing.is_empty() { "none".to_owned() } else { missing.join(", ") }
     ));
     let mut broken = Vec::new();

@@ -81,15 +81,18 @@ impl Stage<'_> {
         let Some(program) = find("haproxy") else { return Ok(None) };
         let address = free_port()?;
         let config = self.file("haproxy.cfg", &self.world.haproxy(address))?;
-        let launch = Launch::other(program).arg("-db").arg("-f").arg(config);
+        let log = self.dir.join(format!("haproxy-{}.log", self.world.name()));
+        // Its log goes to its standard output, which must not be read by the processor of the generator.
+        let shell = Launch::other("sh").arg("-c").arg(r#"exec "$0" -db -f "$1" >"$2""#);
+        let launch = shell.arg(program).arg(config).arg(log);
         Ok(Some(self.start(launch, "haproxy", address)))
     }
 
     /// Envoy, if it is there.
     pub(crate) fn envoy(&self) -> io::Result<Option<Peer>> {
         let Some(program) = envoy() else { return Ok(None) };
-        let address = free_port()?;
-        let config = self.file("envoy.json", &self.world.envoy(address).to_string())?;
+        let (address, log) = (free_port()?, self.dir.join(format!("envoy-{}.log", self.world.name())));
+        let config = self.file("envoy.json", &self.world.envoy(address, &log).to_string())?;
         let launch = Launch::other(program).arg("-c").arg(config).flag("concurrency", "1");
         let launch = launch.arg("--disable-hot-restart").flag("log-level", "error");
         Ok(Some(self.start(launch, "envoy", address)))

@@ -23,6 +23,7 @@ const FAULT_PROBABILITY: f64 = 1e-12;
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     feature: bool,
+    logged: bool,
     origins: Vec<SocketAddr>,
 }
 
@@ -32,9 +33,9 @@ impl World {
         if feature { SERVICES * INSTANCES_PER_VERSION } else { 1 }
     }
 
-    /// A world over these origins.
-    pub(crate) fn new(feature: bool, origins: Vec<SocketAddr>) -> Self {
-        Self { feature, origins }
+    /// A world over these origins. `logged`: the peers write a line per request, as ours always does.
+    pub(crate) fn new(feature: bool, logged: bool, origins: Vec<SocketAddr>) -> Self {
+        Self { feature, logged, origins }
     }
 
     /// `plain` or `feature`.
@@ -83,6 +84,8 @@ impl World {
     /// The configuration of nginx.
     pub(crate) fn nginx(&self, listen: SocketAddr, prefix: &Path) -> String {
         let prefix = prefix.display();
+        let log = format!("{prefix}/access.log combined buffer=64k flush=1s");
+        let log = if self.logged { log.as_str() } else { "off" };
         let (mut upstreams, mut locations) = (String::new(), String::new());
         for service in 0..self.services() {
             for version in self.versions() {
@@ -109,7 +112,7 @@ impl World {
         };
         format!(
             "daemon off;\nmaster_process off;\nworker_processes 1;\npid {prefix}/nginx.pid;\nerror_log stderr error;\n\
-             worker_rlimit_nofile 16384;\nevents {{ worker_connections 8192; }}\nhttp {{\n  access_log {prefix}/access.log combined buffer=64k flush=1s;\n  \
+             worker_rlimit_nofile 16384;\nevents {{ worker_connections 8192; }}\nhttp {{\n  access_log {log};\n  \
              client_body_temp_path {prefix}/body;\n  proxy_temp_path {prefix}/proxy;\n  fastcgi_temp_path {prefix}/fastcgi;\n  \
              uwsgi_temp_path {prefix}/uwsgi;\n  scgi_temp_path {prefix}/scgi;\n  keepalive_requests 1000000000;\n  \
              proxy_http_version 1.1;\n  proxy_set_header Connection \"\";\n  proxy_set_header Host $host;\n  \
@@ -120,9 +123,11 @@ impl World {
 
     /// The configuration of HAProxy.
     pub(crate) fn haproxy(&self, listen: SocketAddr) -> String {
+        // It knows no files; its standard output is one.
+        let log = if self.logged { "  log stdout format raw local0 info\n  option httplog\n" } else { "" };
         let mut text = format!(
             "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  \
-             timeout server 60s\n  http-reuse always\n  option forwardfor\nfrontend in\n  bind {listen}\n  \
+             timeout server 60s\n  http-reuse always\n  option forwardfor\n{log}frontend in\n  bind {listen}\n  \
              unique-id-format %{{+X}}o%ci%cp%fi%fp%Ts%rt%pid\n  unique-id-header X-Request-Id\n"
         );
         if self.feature {
@@ -151,7 +156,7 @@ impl World {
     }
 
     /// The configuration of Envoy.
-    pub(crate) fn envoy(&self, listen: SocketAddr) -> Value {
+    pub(crate) fn envoy(&self, listen: SocketAddr, log: &Path) -> Value {
         let (mut routes, mut clusters) = (Vec::new(), Vec::new());
         for service in 0..self.services() {
             let prefix = json!({"prefix": format!("/s{service}/")});
@@ -182,10 +187,14 @@ impl World {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
             "abort": {"http_status": 503, "percentage": {"numerator": 0, "denominator": "HUNDRED"}}}});
         let filters = if self.feature { json!([fault, router]) } else { json!([router]) };
-        let manager = json!({
+        let mut manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "in", "http_filters": filters,
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]}});
+        if self.logged {
+            manager["access_log"] = json!([{"name": "envoy.access_loggers.file", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": log}}]);
+        }
         json!({"static_resources": {"clusters": clusters, "listeners": [{
             "name": "in", "address": envoy_address(listen),
             "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}]}]}})
@@ -234,7 +243,7 @@ mod tests {
     fn world(feature: bool) -> World {
         let origins =
             (0..World::origins_needed(feature)).map(|at| ([127, 0, 0, 1], 10_000 + at as u16).into());
-        World::new(feature, origins.collect())
+        World::new(feature, false, origins.collect())
     }
 
     #[test]
