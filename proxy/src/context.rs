@@ -1,19 +1,18 @@
 //! One request on its way, as no engine sees it: the pinned table, the decision, the attempts and what became of
 //! them. It performs nothing; engines ask it what to do next and tell it what happened.
 
+mod attempts;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use control_api::AbortCode;
 use http::HeaderValue;
-use routing::{
-    Address, Budget, Decision, Failure, Outcome, Purpose, Refusal, RequestHead, Seed, TIMEOUT_DEFAULT,
-    Verdict,
-};
+use routing::{Decision, Outcome, Refusal, RequestHead, Seed, TIMEOUT_DEFAULT};
 
 use crate::access_log::{Flag, Flags};
-use crate::board::{BoardView, InFlight, Permit};
+use crate::board::{InFlight, Permit};
 use crate::metrics::Fault;
 use crate::patience::{Patience, Watch};
 use crate::respond::Reply;
@@ -204,40 +203,6 @@ impl Context {
         }
     }
 
-    /// How long to wait before the next attempt.
-    pub(crate) fn take_wait(&mut self) -> Duration {
-        std::mem::take(&mut self.wait)
-    }
-
-    /// Chooses the instance for the next attempt and counts it as in flight.
-    pub(crate) fn begin_attempt(&mut self, now: Instant) -> Result<Target, Cause> {
-        let Some(Decision { outcome: Outcome::Forward(backend), timeout, .. }) = self.decision else {
-            return Err(Cause::Unreachable);
-        };
-        let time_left = self.time_left(now);
-        if time_left.is_zero() {
-            return Err(Cause::Late);
-        }
-        let table = Arc::clone(&self.table);
-        let backend = table.backend(backend);
-        let draw = self.seed.draw(Purpose::Pick(self.number()), 0);
-        let view = BoardView::at(now);
-        let endpoint = routing::pick(backend, &view, &self.tried, backend.live.ticket(), draw)
-            .ok_or(Cause::Unreachable)?;
-        let chosen = &backend.endpoints[endpoint];
-        // A host name that was never resolved; counted as tried, so that another may have its turn.
-        let Some(address) = chosen.live.address() else {
-            self.tried.push(endpoint);
-            return Err(Cause::Unreachable);
-        };
-        self.attempt = Some(Attempt { in_flight: chosen.live.begin(), endpoint, address, began: now });
-        let tls_name = chosen.address.tls.then(|| chosen.address.host.clone());
-        // The answer may begin until the deadline, and then has the whole time anew between any two reads.
-        let watched = self.watch();
-        let read_within = if watched { timeout } else { time_left };
-        Ok(Target { address, tls_name, time_left, read_within, write_within: timeout })
-    }
-
     /// Takes note of a piece of the request's body. The time that the client takes to send it is not charged: as
     /// long as it sends, the time of the request starts anew.
     pub(crate) fn body_came(&mut self, piece: bool, end: bool, now: impl FnOnce() -> Instant) {
@@ -258,12 +223,6 @@ impl Context {
         }
     }
 
-    /// The `Host` field for the current attempt: only instances that registered a host name want their own.
-    pub(crate) fn host(&self) -> Option<String> {
-        let address = self.endpoint_address()?;
-        address.literal.is_none().then(|| address.authority())
-    }
-
     /// The path for the instance.
     pub(crate) fn upstream_path<'p>(&self, path: &'p str) -> std::borrow::Cow<'p, str> {
         match &self.decision {
@@ -272,62 +231,9 @@ impl Context {
         }
     }
 
-    /// Takes note of an attempt that failed; whether another follows.
-    pub(crate) fn failed(&mut self, cause: Cause, replay: Replay, now: Instant) -> bool {
-        // An instance cannot answer a request that it has not got.
-        let cause = if cause == Cause::Late && !self.body_ended { Cause::Stalled } else { cause };
-        self.last = Some(cause);
-        self.report(cause, now);
-        let again = self.verdict(cause, replay, now);
-        self.end_attempt(now);
-        let Some(after) = again else { return false };
-        self.retried += 1;
-        self.wait = after;
-        if let Some(service) = self.decision.and_then(|decision| decision.service) {
-            self.table.service(service).live.retried();
-        }
-        true
-    }
-
-    /// Takes note of an answer with a status; whether another attempt follows instead of it.
-    pub(crate) fn answered(&mut self, status: u16, replay: Replay, now: Instant) -> bool {
-        if status >= 500 {
-            let again = self.failed(Cause::Status(status), replay, now);
-            // The answer itself is sent: whatever comes later is not this failure.
-            self.last = None;
-            return again;
-        }
-        if let Some(attempt) = &self.attempt {
-            attempt.in_flight.endpoint().succeeded();
-            self.upstream = Some(attempt.as_upstream(now));
-        }
-        self.last = None;
-        false
-    }
-
     /// Whether the time for an answer is over.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         self.time_left(now).is_zero()
-    }
-
-    /// The answer when no attempt is left.
-    pub(crate) fn reply(&mut self) -> Reply {
-        let (flag, reply) = match self.last {
-            Some(Cause::Late) => (Flag::UpstreamTimeout, Reply::late()),
-            Some(Cause::Stalled) => return Reply::request_timeout("the body of the request took too long"),
-            Some(Cause::Unreachable | Cause::RefusedStream) => (Flag::ConnectFailure, Reply::unreachable()),
-            Some(Cause::Unanswered) => (Flag::UpstreamReset, Reply::unanswered()),
-            Some(Cause::Unintelligible | Cause::Status(_)) => (Flag::UpstreamReset, Reply::unintelligible()),
-            None => return Reply::internal(),
-        };
-        self.flags.set(flag);
-        reply
-    }
-
-    /// Notes that an answer broke off, or that the instance was to blame for the end in another way.
-    pub(crate) fn broke_off(&mut self, cause: Cause, now: Instant) {
-        self.flags.set(if cause == Cause::Late { Flag::UpstreamTimeout } else { Flag::UpstreamReset });
-        self.report(cause, now);
     }
 
     pub(crate) fn decision(&self) -> Option<&Decision> {
@@ -355,74 +261,9 @@ impl Context {
         self.deadline.saturating_duration_since(now)
     }
 
-    /// The number of the current attempt, from 0.
-    fn number(&self) -> u8 {
-        u8::try_from(self.retried).unwrap_or(u8::MAX)
-    }
-
-    fn endpoint_address(&self) -> Option<&Address> {
-        let Some(Decision { outcome: Outcome::Forward(backend), .. }) = self.decision else { return None };
-        let endpoint = self.attempt.as_ref()?.endpoint;
-        Some(&self.table.backend(backend).endpoints.get(endpoint)?.address)
-    }
-
-    fn verdict(&self, cause: Cause, replay: Replay, now: Instant) -> Option<Duration> {
-        let (failure, sent) = match cause {
-            Cause::Unreachable => (Failure::Connect, false),
-            Cause::RefusedStream => (Failure::RefusedStream, false),
-            Cause::Unanswered | Cause::Unintelligible => (Failure::Closed, true),
-            Cause::Status(status) => (Failure::Status(status), false),
-            Cause::Late | Cause::Stalled => return None,
-        };
-        let retries = self.decision.map_or(0, |decision| decision.retries).min(ATTEMPTS_MAX - 1);
-        let budget = Budget {
-            attempts_left: retries.saturating_sub(self.retried),
-            time_left: self.time_left(now),
-            // Whether an instance that broke off did the work is not known; only what may be done twice is tried
-            // again then (RFC 9110 9.2.2). Statuses of 500 and more are tried again by the spec's policy.
-            replayable: replay.body && (replay.idempotent || !sent),
-        };
-        match routing::verdict(
-            failure,
-            budget,
-            self.retried,
-            self.seed.draw(Purpose::Backoff(self.number()), 0),
-        ) {
-            Verdict::Retry { after } => Some(after),
-            Verdict::GiveUp => None,
-        }
-    }
-
-    /// Tells the board about a failure of the current attempt.
-    fn report(&self, cause: Cause, now: Instant) {
-        let Some(Decision { outcome: Outcome::Forward(backend), .. }) = self.decision else { return };
-        let Some(attempt) = self.attempt.as_ref().filter(|_| cause != Cause::Stalled) else { return };
-        let (endpoint, limits) = (attempt.in_flight.endpoint(), self.table.backend(backend).live.limits());
-        let ejected = match cause {
-            Cause::Unreachable => endpoint.unreachable(now, limits),
-            _ => endpoint.failed(now, limits),
-        };
-        if ejected {
-            tracing::warn!(instance = %attempt.address, "instance ejected");
-        }
-    }
-
-    fn end_attempt(&mut self, now: Instant) {
-        if let Some(attempt) = self.attempt.take() {
-            self.upstream = Some(attempt.as_upstream(now));
-            self.tried.push(attempt.endpoint);
-        }
-    }
-
     fn faulted(&self, fault: Fault) {
         if let Some(service) = self.decision.and_then(|decision| decision.service) {
             self.table.service(service).live.faulted(fault);
         }
-    }
-}
-
-impl Attempt {
-    fn as_upstream(&self, now: Instant) -> Upstream {
-        Upstream { address: self.address, duration: now.saturating_duration_since(self.began) }
     }
 }

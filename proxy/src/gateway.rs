@@ -1,45 +1,37 @@
 //! The general engine: Pingora's phases, each a few lines that ask [`Context`] and the pure modules what to do. It
 //! knows Pingora and nothing of rules.
 
+mod session;
+
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderValue, Method, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, UPGRADE};
+use http::{HeaderValue, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use routing::RequestHead;
 use tokio::time::sleep;
 
+use self::session::{
+    Held, admit, authority_of, fit, has_answered, head_of, is_grpc, left, limit, path_of, protocol_of,
+    replay, split_target,
+};
 use crate::clock;
-use crate::context::{Cause, Context, Course, Replay};
+use crate::context::{Cause, Context, Course};
 use crate::forward::{self, AnswerFraming, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID};
-use crate::head::is_host;
 use crate::patience::Patience;
 use crate::reports::{CLIENT_LEFT, Received, Reports};
-use crate::respond::{ERROR_HEADER, Reply, grpc_status};
-use crate::service::IDLE_WITHIN;
+use crate::respond::Reply;
 use crate::tables::Tables;
-use crate::upstream::{self, Protocol, TUNNEL_IDLE_WITHIN};
+use crate::upstream::{self, Protocol};
 use crate::wire::{Complaint, complaint};
-
-/// Between two reads of a request body, and for every write to the client.
-const CLIENT_WITHIN: Duration = Duration::from_secs(60);
-/// For the rest of a request body that nobody wants, so that the connection can be used again.
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
-/// How many requests may be held by delays at once; those beyond it go on at once.
-pub(crate) const DELAYED_MAX: usize = 1000;
-/// Pingora keeps this much of a request body to send it again.
-const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 
 /// The error of a request that ends without an answer on purpose.
 const CLOSED_BY_FAULT: ErrorType = ErrorType::Custom("closed by an action rule");
@@ -74,7 +66,7 @@ impl ProxyHttp for Gateway {
         let admitted = admit(session, ctx);
         limit(session, ctx);
         if let Err(reply) = admitted {
-            return self.answer(session, &reply, ctx).await;
+            return session::answer(session, &reply, ctx).await;
         }
         let delay = ctx.decide(&head_of(session.req_header()));
         if !delay.is_zero() && !session.is_process_shutting_down() {
@@ -82,7 +74,7 @@ impl ProxyHttp for Gateway {
         }
         match ctx.course(path_of(session.req_header()), clock::now()) {
             Course::Forward => Ok(false),
-            Course::Answer(reply) => self.answer(session, &reply, ctx).await,
+            Course::Answer(reply) => session::answer(session, &reply, ctx).await,
             Course::Close => {
                 ctx.close = true;
                 Err(Error::new_in(CLOSED_BY_FAULT))
@@ -253,7 +245,7 @@ impl ProxyHttp for Gateway {
         session.set_keepalive(None);
         let error_code = reply.status;
         // A client that is gone by now is noticed when the session ends.
-        let _written = self.answer(session, &reply, ctx).await;
+        let _written = session::answer(session, &reply, ctx).await;
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
@@ -305,92 +297,6 @@ impl Gateway {
             error = left(session) => Err(error),
         }
     }
-
-    /// Writes an answer of the proxy's own; always `Ok(true)`.
-    async fn answer(&self, session: &mut Session, reply: &Reply, ctx: &Context) -> Result<bool> {
-        let grpc = is_grpc(session.req_header());
-        let body = if grpc { Bytes::new() } else { reply.body() };
-        let status = if grpc { 200 } else { reply.status };
-        let mut header = ResponseHeader::build(status, Some(8))?;
-        header.insert_header(ERROR_HEADER, reply.id)?;
-        if grpc {
-            header.insert_header(CONTENT_TYPE, "application/grpc")?;
-            header.insert_header("grpc-status", grpc_status(reply.status).to_string())?;
-            header.insert_header("grpc-message", reply.description.as_ref())?;
-        } else if !matches!(reply.status, 100..=199 | 204 | 304) {
-            header.insert_header(CONTENT_LENGTH, body.len())?;
-            if !body.is_empty() {
-                header.insert_header(CONTENT_TYPE, "application/json")?;
-            }
-        }
-        // What only announces an answer cannot be one: the connection ends behind it.
-        if header.status.is_informational() || ctx.upgrade || session.is_process_shutting_down() {
-            session.set_keepalive(None);
-        }
-        if is_short(session.req_header()) {
-            // The rest of a short body is read instead of ending the connection.
-            session.set_close_on_response_before_downstream_finish(false);
-        }
-        let bodiless = body.is_empty() || session.req_header().method == Method::HEAD;
-        session.write_response_header(Box::new(header), bodiless).await.map_err(Error::into_down)?;
-        let body = if bodiless { Bytes::new() } else { body };
-        session.write_response_body(Some(body), true).await.map_err(Error::into_down)?;
-        Ok(true)
-    }
-}
-
-/// A request that is being held; counted until it is dropped.
-struct Held<'a>(&'a AtomicUsize);
-
-impl<'a> Held<'a> {
-    fn enter(count: &'a AtomicUsize) -> Option<Self> {
-        let before = count.fetch_add(1, Ordering::Relaxed);
-        let held = Self(count);
-        (before < DELAYED_MAX).then_some(held)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Sets every limit of the session anew: Pingora resets some of them with each request it parses.
-fn limit(session: &mut Session, ctx: &mut Context) {
-    // `Some(0)` would be for ever.
-    ctx.keepalive = session.get_keepalive().map(|_| IDLE_WITHIN.as_secs());
-    session.set_keepalive(ctx.keepalive);
-    let within = if ctx.upgrade { TUNNEL_IDLE_WITHIN } else { CLIENT_WITHIN };
-    session.set_read_timeout(Some(within));
-    session.set_write_timeout(Some(within));
-    session.set_total_drain_timeout(Some(DRAIN_WITHIN));
-    if session.req_header().version < Version::HTTP_11 {
-        // They know no 1xx (RFC 9110 15.2).
-        session.set_ignore_info_resp(true);
-    }
-}
-
-/// Checks what both protocols share, and gives the request its id.
-fn admit(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Reply> {
-    let request = session.req_header();
-    let given = forward::given_request_id(&request.headers).cloned();
-    ctx.identify(given.unwrap_or_else(|| forward::new_request_id(fastrand::u128(..))));
-    if request.version == Version::HTTP_2 {
-        let authority = authority_of(request);
-        if !is_host(authority.as_bytes()) {
-            return Err(Reply::bad_request("the authority is missing or malformed"));
-        }
-    }
-    if !request.raw_path().is_ascii() {
-        return Err(Reply::bad_request("the request target is malformed"));
-    }
-    ctx.upgrade = request.version == Version::HTTP_11 && forward::wants_upgrade(&request.headers);
-    if !ctx.upgrade && request.headers.contains_key(UPGRADE) {
-        // Otherwise Pingora would take it for one.
-        session.req_header_mut().remove_header(&UPGRADE);
-    }
-    Ok(())
 }
 
 /// Judges a failed attempt; the error's mark says whether another follows.
@@ -416,18 +322,6 @@ fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise
     error
 }
 
-/// Whether the head of an answer was sent.
-fn has_answered(session: &Session) -> bool {
-    session.response_written().is_some_and(|answer| !answer.status.is_informational() || answer.status == 101)
-}
-
-fn replay(session: &Session) -> Replay {
-    Replay {
-        body: !session.as_ref().retry_buffer_truncated(),
-        idempotent: session.req_header().method.is_idempotent(),
-    }
-}
-
 /// The answer to a client that broke its own request; `None` for one that is gone.
 fn blame(error: &Error) -> Option<Reply> {
     match error.etype() {
@@ -443,53 +337,6 @@ fn blame(error: &Error) -> Option<Reply> {
     }
 }
 
-/// Waits until the client leaves. A short body is read meanwhile, for that is the only way to see past it.
-async fn left(session: &mut Session) -> Box<Error> {
-    if session.as_http2().is_some() {
-        return match session.as_downstream_mut().watch_h2_stream_close() {
-            Some(close) => {
-                let _reason = close.await;
-                Error::new_down(ErrorType::ConnectionClosed)
-            }
-            None => std::future::pending().await,
-        };
-    }
-    if !session.is_body_empty() && !is_short(session.req_header()) {
-        return std::future::pending().await;
-    }
-    session.enable_retry_buffering();
-    loop {
-        let done = session.is_body_done();
-        if let Err(error) = session.as_downstream_mut().read_body_or_idle(done).await {
-            return error.into_down();
-        }
-    }
-}
-
-/// Fits an answer to its client: version, framing, and whether the connection goes on.
-fn fit(session: &mut Session, answer: &mut ResponseHeader, ctx: &Context) {
-    if session.req_header().headers.contains_key(EXPECT) {
-        // Pingora gives the connection up when it passes on the interim answer.
-        session.set_keepalive(ctx.keepalive);
-    }
-    answer.set_version(Version::HTTP_11);
-    if session.req_header().version < Version::HTTP_11 && answer.headers.contains_key(TRANSFER_ENCODING) {
-        // The end of the connection is the end of the body.
-        answer.remove_header(&TRANSFER_ENCODING);
-        session.set_keepalive(None);
-    }
-    if ctx.upgrade || session.is_process_shutting_down() {
-        session.set_keepalive(None);
-    }
-}
-
-/// Whether the body has a length that Pingora can keep, and comes without being asked for.
-fn is_short(request: &RequestHeader) -> bool {
-    let length =
-        request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    length.is_some_and(|length| length <= REPLAY_BYTES_MAX) && !request.headers.contains_key(EXPECT)
-}
-
 /// The end of a body is told once: an empty last piece beside the end would end it a second time
 /// (cloudflare/pingora#935). Before the end a piece is never taken away: that would be taken for the end.
 fn end_once(body: &mut Option<Bytes>, end_of_stream: bool) {
@@ -502,69 +349,5 @@ fn unintelligible(why: &'static str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, why).into_up()
 }
 
-fn head_of(request: &RequestHeader) -> RequestHead<'_> {
-    RequestHead {
-        method: request.method.as_str(),
-        path: path_of(request),
-        authority: authority_of(request),
-        headers: &request.headers,
-    }
-}
-
-fn path_of(request: &RequestHeader) -> &str {
-    split_target(request.raw_path()).0
-}
-
-/// The path, and the query with its question mark. Checked to be ASCII before anything asks.
-fn split_target(target: &[u8]) -> (&str, &[u8]) {
-    let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
-    (std::str::from_utf8(&target[..end]).unwrap_or_default(), &target[end..])
-}
-
-fn authority_of(request: &RequestHeader) -> &str {
-    let host = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
-    request.uri.authority().map(|authority| authority.as_str()).or_else(host).unwrap_or_default()
-}
-
-fn is_grpc(request: &RequestHeader) -> bool {
-    request.version == Version::HTTP_2
-        && request
-            .headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-fn protocol_of(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "HTTP/2",
-        Version::HTTP_11 => "HTTP/1.1",
-        _ => "HTTP/1.0",
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_ends_once_and_never_before_its_end() {
-        for (piece, end, left) in [
-            (Some("x"), false, Some("x")),
-            (Some("x"), true, Some("x")),
-            (Some(""), true, None),
-            (Some(""), false, Some("")),
-            (None, true, None),
-        ] {
-            let mut body = piece.map(Bytes::from);
-            end_once(&mut body, end);
-            assert_eq!(body, left.map(Bytes::from), "{piece:?} {end}");
-        }
-    }
-
-    #[test]
-    fn targets_are_split_at_the_first_question_mark() {
-        for (target, path, query) in [("/a/b", "/a/b", ""), ("/a?b?c", "/a", "?b?c"), ("?x", "", "?x")] {
-            assert_eq!(split_target(target.as_bytes()), (path, query.as_bytes()));
-        }
-    }
-}
+mod tests;

@@ -44,8 +44,6 @@ const HTTP2_STREAMS_MAX: u32 = 128;
 const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// An HTTP/2 connection without a stream is closed after this time.
-const HTTP2_IDLE_WITHIN: Duration = Duration::from_secs(120);
 /// What is left of a runtime after draining is cut off.
 const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(200);
 
@@ -152,7 +150,7 @@ impl Server {
         let mut proxy = http_proxy(&Arc::new(conf), gateway);
         let mut options = HttpServerOptions::default();
         options.h2c = true;
-        options.h2_idle_timeout = Some(HTTP2_IDLE_WITHIN);
+        options.h2_idle_timeout = Some(self.limits.http2_idle_within);
         proxy.server_options = Some(options);
         // Always from these: options made from nothing have no bounds (CVE-2026-105297).
         let mut http2 = default_h2_options();

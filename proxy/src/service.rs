@@ -24,6 +24,8 @@ use crate::wire::Wire;
 pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request.
 pub(crate) const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// An HTTP/2 connection without a stream is closed after this time.
+const HTTP2_IDLE_WITHIN: Duration = Duration::from_secs(120);
 
 /// RFC 9113 3.4.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -43,11 +45,13 @@ pub struct Limits {
     pub head_within: Duration,
     /// Until the next request of a connection.
     pub idle_within: Duration,
+    /// Until the next stream of an HTTP/2 connection that has none.
+    pub http2_idle_within: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_within: HEAD_WITHIN, idle_within: IDLE_WITHIN }
+        Self { head_within: HEAD_WITHIN, idle_within: IDLE_WITHIN, http2_idle_within: HTTP2_IDLE_WITHIN }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The client's stream as an engine sees it: one request's bytes and not one more, so that heads are checked before
 //! the engine reads them and pipelined requests wait their turn. It decides nothing about requests.
 
-use std::fmt;
+mod plumbing;
+
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,14 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
-    TimingDigest, UniqueID, UniqueIDType,
-};
+use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -319,67 +314,5 @@ impl Drop for Wire {
                 .await;
             });
         }
-    }
-}
-
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire")
-            .field("held", &self.held.len())
-            .field("gate", &self.gate)
-            .finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Shutdown for Wire {
-    async fn shutdown(&mut self) {
-        if let Some(inner) = self.inner.as_mut() {
-            Shutdown::shutdown(inner.as_mut()).await;
-        }
-    }
-}
-
-impl UniqueID for Wire {
-    fn id(&self) -> UniqueIDType {
-        self.inner.as_ref().map_or(-1, |inner| inner.id())
-    }
-}
-
-impl Ssl for Wire {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.as_ref()?.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.inner.as_ref()?.selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Wire {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.as_ref().map(|inner| inner.get_timing_digest()).unwrap_or_default()
-    }
-}
-
-impl GetProxyDigest for Wire {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.as_ref()?.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Wire {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.as_ref()?.get_socket_digest()
-    }
-}
-
-#[async_trait]
-impl Peek for Wire {
-    /// What is held, which the caller has made sure to be enough.
-    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        let Some(held) = self.held.get(..buf.len()) else { return Ok(false) };
-        buf.copy_from_slice(held);
-        Ok(true)
     }
 }

@@ -7,8 +7,11 @@ use serde_json::json;
 
 use crate::support::{Instance, Proxy, field, get, ok, soon, status_of};
 
-const QUICK: Limits =
-    Limits { head_within: Duration::from_millis(300), idle_within: Duration::from_millis(300) };
+const QUICK: Limits = Limits {
+    head_within: Duration::from_millis(300),
+    idle_within: Duration::from_millis(300),
+    http2_idle_within: Duration::from_secs(120),
+};
 
 #[tokio::test]
 async fn what_could_be_read_in_two_ways_is_refused_with_the_envelope_and_reaches_nobody() {

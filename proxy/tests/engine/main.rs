@@ -6,6 +6,7 @@
 mod bodies;
 mod faults;
 mod forwarding;
+mod frames;
 mod heads;
 mod http2;
 mod life;

@@ -441,6 +441,16 @@ pub(crate) fn status_of(head: &str) -> u16 {
 }
 
 impl Conn {
+    /// So many raw bytes; `None` when the connection ends before.
+    pub(crate) async fn try_bytes(&mut self, len: usize) -> Option<Vec<u8>> {
+        while self.held.len() < len {
+            if !self.more().await {
+                return None;
+            }
+        }
+        Some(self.held.drain(..len).collect())
+    }
+
     /// So many raw bytes.
     pub(crate) async fn exactly_bytes(&mut self, len: usize) -> Vec<u8> {
         while self.held.len() < len {

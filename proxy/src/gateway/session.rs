@@ -1,0 +1,226 @@
+//! What the engine does with the client's session beside passing it on: its limits, an answer of our own, waiting while
+//! watching the client. What is answered is decided elsewhere.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+use routing::RequestHead;
+
+use crate::context::{Context, Replay};
+use crate::forward;
+use crate::head::is_host;
+use crate::respond::{ERROR_HEADER, Reply, grpc_status};
+use crate::service::IDLE_WITHIN;
+use crate::upstream::TUNNEL_IDLE_WITHIN;
+
+/// Between two reads of a request body, and for every write to the client.
+const CLIENT_WITHIN: Duration = Duration::from_secs(60);
+/// For the rest of a request body that nobody wants, so that the connection can be used again.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// How many requests may be held by delays at once; those beyond it go on at once.
+const HELD_MAX: usize = 1000;
+/// Pingora keeps this much of a request body to send it again.
+const REPLAY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Sets every limit of the session anew: Pingora resets some of them with each request it parses.
+pub(super) fn limit(session: &mut Session, ctx: &mut Context) {
+    // `Some(0)` would be for ever.
+    ctx.keepalive = session.get_keepalive().map(|_| IDLE_WITHIN.as_secs());
+    session.set_keepalive(ctx.keepalive);
+    let within = if ctx.upgrade { TUNNEL_IDLE_WITHIN } else { CLIENT_WITHIN };
+    session.set_read_timeout(Some(within));
+    session.set_write_timeout(Some(within));
+    session.set_total_drain_timeout(Some(DRAIN_WITHIN));
+    if session.req_header().version < Version::HTTP_11 {
+        // They know no 1xx (RFC 9110 15.2).
+        session.set_ignore_info_resp(true);
+    }
+}
+
+/// Checks what both protocols share, and gives the request its id.
+pub(super) fn admit(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Reply> {
+    let request = session.req_header();
+    let given = forward::given_request_id(&request.headers).cloned();
+    ctx.identify(given.unwrap_or_else(|| forward::new_request_id(fastrand::u128(..))));
+    if request.version == Version::HTTP_2 {
+        let authority = authority_of(request);
+        if !is_host(authority.as_bytes()) {
+            return Err(Reply::bad_request("the authority is missing or malformed"));
+        }
+    }
+    if !request.raw_path().is_ascii() {
+        return Err(Reply::bad_request("the request target is malformed"));
+    }
+    ctx.upgrade = request.version == Version::HTTP_11 && forward::wants_upgrade(&request.headers);
+    if !ctx.upgrade && request.headers.contains_key(UPGRADE) {
+        // Otherwise Pingora would take it for one.
+        session.req_header_mut().remove_header(&UPGRADE);
+    }
+    Ok(())
+}
+
+/// Whether the head of an answer was sent.
+pub(super) fn has_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|answer| !answer.status.is_informational() || answer.status == 101)
+}
+
+pub(super) fn replay(session: &Session) -> Replay {
+    Replay {
+        body: !session.as_ref().retry_buffer_truncated(),
+        idempotent: session.req_header().method.is_idempotent(),
+    }
+}
+
+/// Writes an answer of the proxy's own; always `Ok(true)`.
+pub(super) async fn answer(session: &mut Session, reply: &Reply, ctx: &Context) -> Result<bool> {
+    let grpc = is_grpc(session.req_header());
+    let body = if grpc { Bytes::new() } else { reply.body() };
+    let status = if grpc { 200 } else { reply.status };
+    let mut header = ResponseHeader::build(status, Some(8))?;
+    header.insert_header(ERROR_HEADER, reply.id)?;
+    if grpc {
+        header.insert_header(CONTENT_TYPE, "application/grpc")?;
+        header.insert_header("grpc-status", grpc_status(reply.status).to_string())?;
+        header.insert_header("grpc-message", reply.description.as_ref())?;
+    } else if !matches!(reply.status, 100..=199 | 204 | 304) {
+        header.insert_header(CONTENT_LENGTH, body.len())?;
+        if !body.is_empty() {
+            header.insert_header(CONTENT_TYPE, "application/json")?;
+        }
+    }
+    // What only announces an answer cannot be one: the connection ends behind it.
+    if header.status.is_informational() || ctx.upgrade || session.is_process_shutting_down() {
+        session.set_keepalive(None);
+    }
+    if is_short(session.req_header()) {
+        // The rest of a short body is read instead of ending the connection.
+        session.set_close_on_response_before_downstream_finish(false);
+    }
+    let bodiless = body.is_empty() || session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(header), bodiless).await.map_err(Error::into_down)?;
+    let body = if bodiless { Bytes::new() } else { body };
+    session.write_response_body(Some(body), true).await.map_err(Error::into_down)?;
+    Ok(true)
+}
+
+/// Waits until the client leaves. A short body is read meanwhile, for that is the only way to see past it.
+pub(super) async fn left(session: &mut Session) -> Box<Error> {
+    if session.as_http2().is_some() {
+        return match session.as_downstream_mut().watch_h2_stream_close() {
+            Some(close) => {
+                let _reason = close.await;
+                Error::new_down(ErrorType::ConnectionClosed)
+            }
+            None => std::future::pending().await,
+        };
+    }
+    if !session.is_body_empty() && !is_short(session.req_header()) {
+        return std::future::pending().await;
+    }
+    session.enable_retry_buffering();
+    loop {
+        let done = session.is_body_done();
+        if let Err(error) = session.as_downstream_mut().read_body_or_idle(done).await {
+            return error.into_down();
+        }
+    }
+}
+
+/// Fits an answer to its client: version, framing, and whether the connection goes on.
+pub(super) fn fit(session: &mut Session, answer: &mut ResponseHeader, ctx: &Context) {
+    if session.req_header().headers.contains_key(EXPECT) {
+        // Pingora gives the connection up when it passes on the interim answer.
+        session.set_keepalive(ctx.keepalive);
+    }
+    answer.set_version(Version::HTTP_11);
+    if session.req_header().version < Version::HTTP_11 && answer.headers.contains_key(TRANSFER_ENCODING) {
+        // The end of the connection is the end of the body.
+        answer.remove_header(&TRANSFER_ENCODING);
+        session.set_keepalive(None);
+    }
+    if ctx.upgrade || session.is_process_shutting_down() {
+        session.set_keepalive(None);
+    }
+}
+
+/// Whether the body has a length that Pingora can keep, and comes without being asked for.
+pub(super) fn is_short(request: &RequestHeader) -> bool {
+    let length =
+        request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    length.is_some_and(|length| length <= REPLAY_BYTES_MAX) && !request.headers.contains_key(EXPECT)
+}
+
+/// A request that is being held; counted until it is dropped.
+pub(super) struct Held<'a>(&'a AtomicUsize);
+
+impl<'a> Held<'a> {
+    pub(super) fn enter(count: &'a AtomicUsize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let held = Self(count);
+        (before < HELD_MAX).then_some(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn head_of(request: &RequestHeader) -> RequestHead<'_> {
+    RequestHead {
+        method: request.method.as_str(),
+        path: path_of(request),
+        authority: authority_of(request),
+        headers: &request.headers,
+    }
+}
+
+pub(super) fn path_of(request: &RequestHeader) -> &str {
+    split_target(request.raw_path()).0
+}
+
+/// The path, and the query with its question mark. Checked to be ASCII before anything asks.
+pub(super) fn split_target(target: &[u8]) -> (&str, &[u8]) {
+    let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    (std::str::from_utf8(&target[..end]).unwrap_or_default(), &target[end..])
+}
+
+pub(super) fn authority_of(request: &RequestHeader) -> &str {
+    let host = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
+    request.uri.authority().map(|authority| authority.as_str()).or_else(host).unwrap_or_default()
+}
+
+pub(super) fn is_grpc(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_2
+        && request
+            .headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+pub(super) fn protocol_of(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_11 => "HTTP/1.1",
+        _ => "HTTP/1.0",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_split_at_the_first_question_mark() {
+        for (target, path, query) in [("/a/b", "/a/b", ""), ("/a?b?c", "/a", "?b?c"), ("?x", "", "?x")] {
+            assert_eq!(split_target(target.as_bytes()), (path, query.as_bytes()));
+        }
+    }
+}
