@@ -66,11 +66,13 @@ impl Scrape {
 
     /// The label names that a metric's series use.
     pub fn labels(&self, metric: &str) -> BTreeSet<String> {
-        self.with(metric, &[])
-            .filter_map(|(series, _)| series.split_once('{'))
-            .flat_map(|(_, labels)| labels.split(','))
-            .filter_map(|label| label.split_once('='))
-            .map(|(name, _)| name.to_owned())
-            .collect()
+        let names = self.with(metric, &[]).filter_map(|(series, _)| series.split_once('{'));
+        // Every name is followed by `="`, and no value of ours holds that.
+        let names = names.flat_map(|(_, labels)| {
+            let pieces: Vec<&str> = labels.split("=\"").collect();
+            let ends = pieces.split_last().map_or(&[][..], |(_, names)| names).to_vec();
+            ends.into_iter().map(|piece| piece.rsplit(['"', ',']).next().unwrap_or_default().to_owned())
+        });
+        names.collect()
     }
 }
