@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use registry_api::{Change, ContentHash, Instance, InstanceId, Reason, ServiceName, Status};
 
+use crate::admitted::Admitted;
 use crate::history::{History, Recorded};
 use crate::lease::Lease;
 use crate::query::Query;
-use crate::registration::Admitted;
 use crate::timestamp::Timestamp;
 use crate::wheel::{Slot, Wheel};
 
@@ -43,6 +43,8 @@ pub struct Catalog {
     history: History,
     // Exactly the instances that can expire.
     leases: Wheel<InstanceId>,
+    // Before this moment no renewal could be heard.
+    heard_since: Timestamp,
     capacity: Option<usize>,
 }
 
@@ -105,20 +107,26 @@ impl Catalog {
             // A key that came up is in no slot any more.
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             entry.filed = None;
-            if entry.lease.is_over(now) {
+            let deadline = entry.lease.deadline(self.heard_since);
+            if now > deadline {
                 changes.extend(self.remove(&id, Reason::Expired));
             } else {
-                entry.filed = Some(self.leases.file(id, entry.lease.deadline()));
+                entry.filed = Some(self.leases.file(id, deadline));
             }
         }
         changes
+    }
+
+    /// Counts every lease from `now` at the earliest, because nobody could renew in the time before.
+    pub fn hear_from(&mut self, now: Timestamp) {
+        self.heard_since = now;
     }
 
     /// Fills an empty catalog with what was kept from before. No change is recorded, and every lease begins
     /// now: nobody could renew while the registry was away.
     pub fn restore(&mut self, kept: Vec<Admitted>, now: Timestamp) {
         for admitted in kept {
-            self.insert(Fresh::new(admitted), now);
+            self.insert(admitted, now);
         }
     }
 
@@ -200,16 +208,15 @@ impl Catalog {
     }
 
     fn register(&mut self, admitted: Admitted, now: Timestamp) -> Result<Vec<Change>, Refused> {
-        let fresh = Fresh::new(admitted);
-        let id = &fresh.instance.id;
+        let id = &admitted.instance().id;
         let mut changes = Vec::new();
         match self.entries.get(id) {
-            Some(entry) if entry.hash == fresh.hash && entry.lease.ttl() == fresh.ttl => {
+            Some(entry) if entry.hash == admitted.hash() && entry.lease.ttl() == admitted.ttl() => {
                 entry.lease.renew(now);
                 return Ok(changes);
             }
             // The id alone identifies; watchers know it under its service too and must hear that it left.
-            Some(entry) if entry.instance.service_name != fresh.instance.service_name => {
+            Some(entry) if entry.instance.service_name != admitted.instance().service_name => {
                 let id = id.clone();
                 changes.extend(self.remove(&id, Reason::Deregistered));
             }
@@ -219,10 +226,11 @@ impl Catalog {
             }
             None => {}
         }
-        let same_content = self.entries.get(&fresh.instance.id).is_some_and(|entry| entry.hash == fresh.hash);
-        let change = Change::Put(Arc::clone(&fresh.instance));
-        let (bytes, service_before) = (fresh.bytes, self.service_hash(&fresh.instance.service_name));
-        self.insert(fresh, now);
+        let same_content = self.entries.get(id).is_some_and(|entry| entry.hash == admitted.hash());
+        let change = Change::Put(Arc::clone(admitted.instance()));
+        let (bytes, service_before) =
+            (admitted.bytes(), self.service_hash(&admitted.instance().service_name));
+        self.insert(admitted, now);
         if !same_content {
             self.history.record(Recorded { change: change.clone(), service_before, bytes });
             changes.push(change);
@@ -230,8 +238,10 @@ impl Catalog {
         Ok(changes)
     }
 
-    fn insert(&mut self, fresh: Fresh, now: Timestamp) {
-        let Fresh { instance, hash, bytes, ttl } = fresh;
+    fn insert(&mut self, admitted: Admitted, now: Timestamp) {
+        let (hash, bytes) = (admitted.hash(), admitted.bytes());
+        let lease = Lease::begin(admitted.ttl(), now);
+        let instance = Arc::clone(admitted.instance());
         let id = instance.id.clone();
         self.take_out(&id);
         let service = self.services.entry(instance.service_name.clone()).or_default();
@@ -240,8 +250,8 @@ impl Catalog {
         service.bytes += bytes;
         self.hash = self.hash.with(hash);
         self.bytes += bytes;
-        let lease = Lease::begin(ttl, now);
-        let filed = expires(&instance).then(|| self.leases.file(id.clone(), lease.deadline()));
+        let filed =
+            expires(&instance).then(|| self.leases.file(id.clone(), lease.deadline(self.heard_since)));
         self.entries.insert(id, Entry { instance, hash, bytes, lease, filed });
     }
 
@@ -288,24 +298,6 @@ impl Entry {
             renewed_at: self.lease.renewed_at(),
             ttl: self.lease.ttl(),
         }
-    }
-}
-
-/// An instance on its way in, measured once.
-struct Fresh {
-    instance: Arc<Instance>,
-    hash: ContentHash,
-    bytes: usize,
-    ttl: std::time::Duration,
-}
-
-impl Fresh {
-    fn new(admitted: Admitted) -> Self {
-        let Admitted { instance, ttl } = admitted;
-        let instance = Instance { last_heartbeat: None, ..instance };
-        // The canonical bytes of `Instance::content_hash`, which serve for the length as well.
-        let json = serde_json::to_vec(&instance).expect("an instance is plain data and always encodes");
-        Self { hash: ContentHash::of(&json), bytes: json.len() + 1, instance: Arc::new(instance), ttl }
     }
 }
 

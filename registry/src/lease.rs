@@ -36,14 +36,10 @@ impl Lease {
         self.ttl
     }
 
-    /// The instance may be removed strictly after this moment, never at it (spec/registry.md 1.6).
-    pub fn deadline(&self) -> Timestamp {
-        self.renewed_at().plus(self.ttl)
-    }
-
-    /// Whether the deadline has passed.
-    pub fn is_over(&self, now: Timestamp) -> bool {
-        now > self.deadline()
+    /// The instance may be removed strictly after this moment, never at it (spec/registry.md 1.6). Time
+    /// before `heard_since` does not count, since no renewal could be heard then.
+    pub fn deadline(&self, heard_since: Timestamp) -> Timestamp {
+        self.renewed_at().max(heard_since).plus(self.ttl)
     }
 }
 
@@ -56,10 +52,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_still_holds_at_its_deadline() {
-        let lease = Lease::begin(Duration::from_secs(30), at(0));
-        assert!(!lease.is_over(at(30_000)));
-        assert!(lease.is_over(at(30_001)));
+    fn time_in_which_nobody_could_be_heard_does_not_count() {
+        let lease = Lease::begin(Duration::from_secs(30), at(1_000));
+        assert_eq!(lease.deadline(at(0)), at(31_000));
+        assert_eq!(lease.deadline(at(20_000)), at(50_000));
+        assert_eq!(lease.renewed_at(), at(1_000));
     }
 
     #[test]
@@ -67,6 +64,6 @@ mod tests {
         let lease = Lease::begin(Duration::from_secs(1), at(0));
         lease.renew(at(500));
         lease.renew(at(400));
-        assert_eq!(lease.deadline(), at(1_500));
+        assert_eq!(lease.deadline(at(0)), at(1_500));
     }
 }

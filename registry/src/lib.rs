@@ -3,6 +3,7 @@
 //! The chain is `Command -> Change -> Catalog`, pure and with time as an argument; around it sit thin
 //! adapters for HTTP, the snapshot file and the clock. The crate knows neither rules nor proxies.
 
+pub mod admitted;
 pub mod catalog;
 pub mod clock;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod http;
 pub mod lease;
 pub mod metrics;
 pub mod news;
+pub mod pulse;
 pub mod query;
 pub mod registration;
 pub mod server;

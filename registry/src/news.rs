@@ -133,9 +133,9 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admitted::Admitted;
     use crate::catalog::Command;
     use crate::history::CHANGES_MAX;
-    use crate::registration::Admitted;
     use crate::timestamp::Timestamp;
     use registry_api::{Endpoint, EndpointType, InstanceId, Status};
     use std::time::Duration;
@@ -153,7 +153,7 @@ mod tests {
             metadata: None,
             last_heartbeat: None,
         };
-        let admitted = Admitted { instance, ttl: Duration::from_secs(30) };
+        let admitted = Admitted::new(instance, Duration::from_secs(30));
         catalog.apply(Command::Register(admitted), Timestamp::default()).unwrap();
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use registry_api::instance::{RegistrationEndpoint, native_id};
 use registry_api::{Endpoint, EndpointType, Instance, Registration, ServiceName, Status};
 
+use crate::admitted::Admitted;
+
 /// The longest service name in bytes.
 pub const SERVICE_NAME_BYTES_MAX: usize = 64;
 /// The longest endpoint value in bytes.
@@ -67,15 +69,6 @@ impl TtlLimits {
     }
 }
 
-/// A registration that may enter a catalog.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Admitted {
-    /// What is shown to others; its `ttl` is the lease in whole seconds, rounded up.
-    pub instance: Instance,
-    /// The exact lease.
-    pub ttl: Duration,
-}
-
 /// What is wrong with a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
@@ -130,7 +123,7 @@ pub fn admit(registration: Registration, limits: TtlLimits) -> Result<Admitted, 
         metadata,
         last_heartbeat: None,
     };
-    Ok(Admitted { instance, ttl })
+    Ok(Admitted::new(instance, ttl))
 }
 
 fn check_endpoint(endpoint: Option<RegistrationEndpoint>) -> Result<Endpoint, Mistake> {
@@ -245,7 +238,7 @@ mod tests {
             let json = format!(
                 r#"{{"service_name":"s","endpoint":{{"type":"tcp","value":"h"}},"status":"{sent}"}}"#
             );
-            assert_eq!(check(&json).unwrap().instance.status.as_str(), kept);
+            assert_eq!(check(&json).unwrap().instance().status.as_str(), kept);
         }
     }
 
@@ -289,6 +282,6 @@ mod tests {
         let limits = TtlLimits::new(millis(100), millis(500), millis(1_500)).unwrap();
         let json = r#"{"service_name":"s","endpoint":{"type":"tcp","value":"h"}}"#;
         let admitted = admit(serde_json::from_str(json).unwrap(), limits).unwrap();
-        assert_eq!((admitted.instance.ttl, admitted.ttl), (1, millis(500)));
+        assert_eq!((admitted.instance().ttl, admitted.ttl()), (1, millis(500)));
     }
 }

@@ -10,18 +10,21 @@ use registry_api::setting::BadSetting;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::http::{App, RequestIds, listen, router};
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::snapshot;
 use crate::tenants::Tenants;
 
 /// How often leases are looked at; with the width of a slot this keeps expiry well within its second.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
+/// How soon the first change after a quiet time reaches the snapshot file.
+const SNAPSHOT_DELAY: Duration = Duration::from_millis(200);
 /// The shortest time from one snapshot file to the next.
 const SNAPSHOT_PERIOD: Duration = Duration::from_secs(2);
 /// A file that takes long to write is written less often: at most this share of the time goes into it.
@@ -98,35 +101,42 @@ fn cannot_listen(config: &Config, error: &io::Error) -> BadSetting {
 async fn sweep(app: Arc<App>, mut closing: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(SWEEP_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pulse = Pulse::start(app.clock.now());
     loop {
         tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            _ = ticks.tick() => app.tenants.expire(app.clock.now()),
+            _ = ticks.tick() => {}
         }
+        let now = app.clock.now();
+        if pulse.stood_still(now) {
+            warn!(module = "STORE", "the registry stood still; every lease is given its whole time again");
+            app.tenants.hear_from(now);
+        }
+        app.tenants.expire(now);
     }
 }
 
-/// Writes the file every few seconds in which something changed, until the registry closes.
+/// Writes the file soon after a change and at most every few seconds, until the registry closes.
 async fn write_snapshots(app: Arc<App>, dir: Arc<DataDir>, mut closing: watch::Receiver<bool>) {
     let mut written = app.tenants.changes();
-    let mut pause = SNAPSHOT_PERIOD;
+    let mut next = Instant::now();
     loop {
         tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(SNAPSHOT_DELAY) => {}
         }
         // Read first: a change during the writing counts for the next time.
         let changes = app.tenants.changes();
-        if changes == written {
+        let began = Instant::now();
+        if changes == written || began < next {
             continue;
         }
-        let began = Instant::now();
         if write_snapshot(&app, &dir).await {
             written = changes;
         }
-        pause = SNAPSHOT_PERIOD.max(began.elapsed() * SNAPSHOT_SHARE);
+        next = Instant::now() + SNAPSHOT_PERIOD.max(began.elapsed() * SNAPSHOT_SHARE);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The snapshot file: every namespace with its instances, versioned and checksummed, so that a restart never
 //! publishes an empty catalog. When it is written is the server's business.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use registry_api::setting::BadSetting;
@@ -8,9 +9,9 @@ use registry_api::{Instance, Namespace};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::admitted::Admitted;
 use crate::catalog::Leased;
 use crate::data_dir::DataDir;
-use crate::registration::Admitted;
 
 /// The file within the data directory.
 pub const FILE: &str = "registry.snapshot";
@@ -53,7 +54,7 @@ struct Kept {
 #[derive(Serialize, Deserialize)]
 struct KeptInstance {
     ttl_ms: u64,
-    instance: std::sync::Arc<Instance>,
+    instance: Arc<Instance>,
 }
 
 /// The bytes of the file.
@@ -91,9 +92,8 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damaged> {
     }
     let document: Document =
         serde_json::from_slice(body).map_err(|error| Damaged::Content(error.to_string()))?;
-    let admitted = |KeptInstance { ttl_ms, instance }| Admitted {
-        instance: std::sync::Arc::unwrap_or_clone(instance),
-        ttl: Duration::from_millis(ttl_ms),
+    let admitted = |KeptInstance { ttl_ms, instance }| {
+        Admitted::new(Arc::unwrap_or_clone(instance), Duration::from_millis(ttl_ms))
     };
     let contents = document
         .namespaces
@@ -131,7 +131,6 @@ mod tests {
     use crate::registration::{TtlLimits, admit};
     use crate::timestamp::Timestamp;
     use registry_api::Registration;
-    use std::sync::Arc;
 
     fn leased(service: &str) -> Leased {
         let second = Duration::from_secs(1);
@@ -140,8 +139,9 @@ mod tests {
             metadata: Some(registry_api::Metadata::from_json(r#"{ "a" : [1, 2] }"#.to_owned()).unwrap()),
             ..Registration::http(service, &["v1", "v1"], "h:1")
         };
-        let Admitted { instance, ttl } = admit(registration, limits).unwrap();
-        Leased { instance: Arc::new(instance), renewed_at: Timestamp::default(), ttl }
+        let admitted = admit(registration, limits).unwrap();
+        let (instance, ttl) = (Arc::clone(admitted.instance()), admitted.ttl());
+        Leased { instance, renewed_at: Timestamp::default(), ttl }
     }
 
     fn written() -> Vec<u8> {
@@ -153,8 +153,8 @@ mod tests {
     fn what_was_written_is_read() {
         let contents = decode(&written()).unwrap();
         assert_eq!(contents.len(), 2);
-        assert_eq!(contents[0].1[1].instance, *leased("t").instance);
-        assert_eq!(contents[0].1[1].ttl, Duration::from_secs(30));
+        assert_eq!(contents[0].1[1].instance(), &leased("t").instance);
+        assert_eq!(contents[0].1[1].ttl(), Duration::from_secs(30));
     }
 
     #[test]

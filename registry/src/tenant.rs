@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use registry_api::{InstanceId, Position, WatchAnswer};
 use tokio::sync::watch;
 
+use crate::admitted::Admitted;
 use crate::catalog::{Catalog, Command, Refused};
 use crate::encodings::{Encodings, Shared};
 use crate::metrics::{Metrics, TenantMeters};
 use crate::news::{Held, News, Scope};
-use crate::registration::Admitted;
 use crate::timestamp::Timestamp;
 
 /// One namespace.
@@ -73,6 +73,11 @@ impl Tenant {
         let expired = self.write(|catalog| catalog.expire(now)).len();
         self.meters.expirations.inc_by(expired as u64);
         expired
+    }
+
+    /// Counts every lease from `now` at the earliest, because nobody could renew in the time before.
+    pub fn hear_from(&self, now: Timestamp) {
+        self.write(|catalog| catalog.hear_from(now));
     }
 
     /// Fills the empty catalog from a snapshot.

@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use registry_api::Namespace;
 
+use crate::admitted::Admitted;
 use crate::catalog::Leased;
 use crate::metrics::Metrics;
-use crate::registration::Admitted;
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
@@ -73,16 +73,25 @@ impl Tenants {
         }
     }
 
+    /// Counts every lease from `now` at the earliest, because nobody could renew in the time before.
+    pub fn hear_from(&self, now: Timestamp) {
+        for (_, tenant) in self.all() {
+            tenant.hear_from(now);
+        }
+    }
+
     /// Grows with every change in any namespace.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Everything, in order, for the snapshot file.
+    /// Every instance, in order, for the snapshot file. A namespace that somebody only looked into is not
+    /// kept: it would count against [`NAMESPACES_MAX`] for ever.
     pub fn contents(&self) -> Vec<(Namespace, Vec<Leased>)> {
         let contents =
             |(namespace, tenant): (_, Arc<Tenant>)| (namespace, tenant.read().instances().collect());
-        self.all().into_iter().map(contents).collect()
+        let all = self.all().into_iter().map(contents);
+        all.filter(|(_, instances): &(_, Vec<_>)| !instances.is_empty()).collect()
     }
 
     /// Opens the namespaces of a snapshot. One beyond the bound is given back.
@@ -113,5 +122,12 @@ mod tests {
         }
         assert_eq!(tenants.open(&name(NAMESPACES_MAX)).err(), Some(TooMany));
         assert!(tenants.open(&name(7)).is_ok());
+    }
+
+    #[test]
+    fn what_somebody_only_looked_into_is_not_kept() {
+        let tenants = Tenants::new("e", None, Metrics::new());
+        tenants.open(&Namespace::new("looked-into").unwrap()).unwrap();
+        assert_eq!(tenants.contents(), []);
     }
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use registry::admitted::Admitted;
 use registry::catalog::{Catalog, Command};
 use registry::metrics::Metrics;
 use registry::news::{Held, News, Scope};
-use registry::registration::Admitted;
 use registry::tenants::Tenants;
 use registry::timestamp::Timestamp;
 use registry_api::{
@@ -59,7 +59,7 @@ fn admitted(number: u8, tag: u8, ttl_secs: u64, status: &str) -> Admitted {
         metadata: None,
         last_heartbeat: None,
     };
-    Admitted { instance, ttl: Duration::from_secs(ttl_secs) }
+    Admitted::new(instance, Duration::from_secs(ttl_secs))
 }
 
 /// Carries one step out; time passes in sweeps, as it does in the server.
@@ -207,7 +207,7 @@ proptest! {
             let now = Timestamp::from_millis(number as u64);
             if arrives {
                 let admitted = admitted(instance, number as u8, 30, Status::UP);
-                expected[tenant].insert(admitted.instance.key(), admitted.instance.clone());
+                expected[tenant].insert(admitted.instance().key(), Instance::clone(admitted.instance()));
                 here.apply(Command::Register(admitted), now).unwrap();
             } else {
                 let known = expected[tenant].keys().find(|(_, found)| *found == id(instance)).cloned();

@@ -22,7 +22,7 @@ fn admitted(service: &str, id: &str, status: &str, ttl_secs: u64) -> Admitted {
         metadata: None,
         last_heartbeat: None,
     };
-    Admitted { instance, ttl: Duration::from_secs(ttl_secs) }
+    Admitted::new(instance, Duration::from_secs(ttl_secs))
 }
 
 fn register(catalog: &mut Catalog, service: &str, id: &str, now: Timestamp) -> Result<Vec<Change>, Refused> {
@@ -161,6 +161,22 @@ fn what_was_kept_gets_a_whole_lease_and_is_no_change() {
     assert_eq!(catalog.expire(at(1_030_000)), []);
     assert_eq!(catalog.expire(at(1_030_001)), [expired("s", "a")]);
     assert_eq!(ids(&catalog), ["b"]);
+}
+
+#[test]
+fn after_a_standstill_every_lease_has_one_whole_time_to_live_more() {
+    let mut catalog = Catalog::new(None);
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    register(&mut catalog, "s", "b", at(20_000)).unwrap();
+    // Nobody could renew from here to there; the last sign of life is told as it was.
+    catalog.hear_from(at(300_000));
+    assert_eq!(catalog.expire(at(300_000)), []);
+    assert!(catalog.instances().all(|leased| leased.renewed_at <= at(20_000)));
+    catalog.renew(&name("a"), at(310_000)).unwrap();
+    assert_eq!(catalog.expire(at(330_000)), []);
+    assert_eq!(catalog.expire(at(330_001)), [expired("s", "b")]);
+    assert_eq!(catalog.expire(at(340_000)), []);
+    assert_eq!(catalog.expire(at(340_001)), [expired("s", "a")]);
 }
 
 #[test]

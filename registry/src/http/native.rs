@@ -33,7 +33,7 @@ pub(super) async fn register(
     let registration =
         serde_json::from_slice(&bytes).map_err(|error| Refusal::NotARegistration(error.to_string()))?;
     let admitted = admit(registration, app.ttl)?;
-    let (id, ttl) = (admitted.instance.id.clone(), admitted.instance.ttl);
+    let (id, ttl) = (admitted.instance().id.clone(), admitted.instance().ttl);
     app.tenants.open(&caller.namespace)?.apply(Command::Register(admitted), app.clock.now())?;
     let this = format!("{}/api/v1/instances/{id}", caller.base);
     let links = Links { heartbeat: format!("{this}/heartbeat"), this: &this };

@@ -1,0 +1,46 @@
+//! A registration that may enter a catalog, measured before it does. Made outside every lock: what is only
+//! computed from the registration itself must not keep others waiting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry_api::{ContentHash, Instance};
+
+/// An instance with its exact lease, its content hash and its length on the wire.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admitted {
+    instance: Arc<Instance>,
+    ttl: Duration,
+    hash: ContentHash,
+    bytes: usize,
+}
+
+impl Admitted {
+    /// Measures an instance. A heartbeat is no content, so its time is dropped.
+    pub fn new(instance: Instance, ttl: Duration) -> Self {
+        let instance = Instance { last_heartbeat: None, ..instance };
+        // The canonical bytes of `Instance::content_hash`, which serve for the length as well.
+        let json = serde_json::to_vec(&instance).expect("an instance is plain data and always encodes");
+        Self { hash: ContentHash::of(&json), bytes: json.len() + 1, instance: Arc::new(instance), ttl }
+    }
+
+    /// What is shown to others; its `ttl` is the lease in whole seconds, rounded up.
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// The exact lease.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// The content hash.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// About how long the instance is on the wire.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
