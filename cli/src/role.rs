@@ -1,0 +1,159 @@
+//! Running a role: settings from their layers, messages, the line that says where it listens, and the end.
+//! What a role does is its library's.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Command, FromArgMatches};
+use registry_api::setting::BadSetting;
+
+use crate::config_file::FileKeys;
+use crate::exit::BAD_COMMAND_LINE;
+use crate::layers::{self, Unparsed};
+use crate::logging::{self, Level, LogFormat};
+use crate::output;
+
+/// One long-running verb of the program.
+pub(crate) trait Role {
+    /// The verb, and the role in `listening role=..`.
+    const NAME: &'static str;
+    /// One line for the help.
+    const ABOUT: &'static str;
+    /// What the help says at its end.
+    const HELP: &'static str = LAYERS_HELP;
+    /// Further names of flags in the file.
+    const FILE_KEYS: FileKeys;
+    /// The flags.
+    type Settings: Args;
+
+    /// Runs until the process is told to end.
+    fn run(settings: Self::Settings) -> Result<(), NotStarted>;
+}
+
+/// Why a role did not start.
+#[derive(Debug)]
+pub(crate) enum NotStarted {
+    /// Because of a setting.
+    Setting(BadSetting),
+    /// Because of the machine.
+    #[cfg(any(feature = "registry", feature = "control", feature = "up"))]
+    Machine(String),
+}
+
+impl From<BadSetting> for NotStarted {
+    fn from(bad: BadSetting) -> Self {
+        Self::Setting(bad)
+    }
+}
+
+/// What every role takes beside its own settings.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ProgramOptions {
+    /// A YAML file of settings, weaker than the environment.
+    #[arg(long, env = "A8_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The least severe message: debug, info, warn, error, fatal or panic.
+    #[arg(long = "log_level", env = "A8_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: Level,
+    /// The form of messages on standard error.
+    #[arg(long = "log_format", env = "A8_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Print every setting with its value and where it came from, and end.
+    #[arg(long = "show_settings")]
+    show_settings: bool,
+    /// End when standard input closes: a child that outlives its parent ends by itself.
+    #[arg(long = "until_stdin_closes", hide = true)]
+    until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+struct RoleArgs<S: Args> {
+    #[command(flatten)]
+    settings: S,
+    #[command(flatten)]
+    program: ProgramOptions,
+}
+
+const LAYERS_HELP: &str = "Every setting is a flag, a variable (A8_ and the flag in upper case; empty counts as \
+unset) and a key of the file given by --config. A flag beats the environment, the environment beats the file, \
+the file beats the default. Exit status: 1 when a value cannot be used or the start fails, 2 for a command line \
+that cannot be read.";
+
+/// The command of a role, as the program's help shows it.
+pub(crate) fn command<R: Role>() -> Command {
+    // The description last: flattened arguments bring their own.
+    RoleArgs::<R::Settings>::augment_args(Command::new(R::NAME)).about(R::ABOUT).after_help(R::HELP)
+}
+
+/// Runs a role to its end.
+pub(crate) fn start<R: Role>(program: &Command, argv: &[OsString]) -> Result<(), Unparsed> {
+    let layers = layers::parse(program, R::NAME, argv, R::FILE_KEYS)?;
+    let args = RoleArgs::<R::Settings>::from_arg_matches(&layers.matches)
+        .map_err(|error| Unparsed::Clap(Box::new(error), BAD_COMMAND_LINE))?;
+    if args.program.show_settings {
+        return output::raw(&layers.origins.listing()).map_err(Unparsed::Refused);
+    }
+    logging::start(args.program.log_level, args.program.log_format);
+    if args.program.until_stdin_closes {
+        end_with_parent();
+    }
+    R::run(args.settings).map_err(|error| {
+        Unparsed::Refused(match error {
+            NotStarted::Setting(bad) => layers.origins.refusal(bad.setting, &bad.problem),
+            #[cfg(any(feature = "registry", feature = "control", feature = "up"))]
+            NotStarted::Machine(problem) => crate::exit::Failure::new(format!("a8 {}: {problem}", R::NAME)),
+        })
+    })
+}
+
+/// Prints where the role listens; whoever started it waits for this line.
+pub(crate) fn announce(role: &'static str) -> impl FnOnce(&[(&'static str, SocketAddr)]) + Send + 'static {
+    move |listeners| {
+        let pairs: String = listeners.iter().map(|(name, address)| format!(" {name}={address}")).collect();
+        // Nobody may be listening any more; the role serves all the same.
+        let _ = output::line(&format!("listening role={role}{pairs}"));
+    }
+}
+
+/// Turns the end of standard input into the signal that every role ends on.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        // An unreadable standard input is as good as a closed one.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    });
+}
+
+/// The runtime and the end of roles that do not bring their own.
+#[cfg(any(feature = "registry", feature = "control", feature = "up"))]
+pub(crate) mod lifecycle {
+    use std::future::Future;
+
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+
+    use super::NotStarted;
+
+    /// A runtime with one worker per core.
+    pub(crate) fn runtime() -> Result<Runtime, NotStarted> {
+        let built = Builder::new_multi_thread().enable_all().build();
+        built.map_err(|error| NotStarted::Machine(format!("cannot start the runtime: {error}")))
+    }
+
+    /// Ends when the process is told to end. Counts signals from the call on, not from the first poll.
+    pub(crate) fn told_to_end() -> Result<impl Future<Output = ()> + Send + 'static, NotStarted> {
+        let cannot = |error| NotStarted::Machine(format!("cannot listen for signals: {error}"));
+        let terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+        Ok(either(terminate, interrupt))
+    }
+
+    async fn either(mut terminate: Signal, mut interrupt: Signal) {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}

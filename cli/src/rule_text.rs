@@ -1,0 +1,131 @@
+//! A rule in the cells of a table, in the notation of spec/control-and-proxy.md 4.1. Only for people: the
+//! JSON and YAML outputs carry the rule itself.
+
+use control_api::{AbortCode, Action, Backend, Body, Clause, Match, PathMatch, Route, Rule, Share, Source};
+
+/// The table of some rules, in the order of their evaluation per destination.
+pub(crate) fn table(rules: &[Rule]) -> String {
+    let mut rules: Vec<&Rule> = rules.iter().collect();
+    rules.sort_by(|a, b| a.destination.cmp(&b.destination).then_with(|| a.precedence(b)));
+    let row = |rule: &&Rule| {
+        vec![
+            rule.destination.to_string(),
+            rule.priority.to_string(),
+            matching(&rule.matching),
+            does(&rule.body),
+            rule.tags.join(", "),
+            rule.id.to_string(),
+        ]
+    };
+    let rows: Vec<_> = rules.iter().map(row).collect();
+    crate::table::draw(&["Destination", "Priority", "Match", "Does", "Tags", "Rule ID"], &rows)
+}
+
+fn does(body: &Body) -> String {
+    match body {
+        Body::Route(route) => routes(route),
+        Body::Actions(actions) => join(actions.iter().map(action)),
+    }
+}
+
+fn routes(route: &Route) -> String {
+    let mut parts = vec![join(route.backends.iter().map(backend))];
+    if let Some(uri) = &route.uri {
+        let path = match &uri.path {
+            PathMatch::Exact(path) => format!("path={path}"),
+            PathMatch::Prefix(prefix) => format!("prefix={prefix}"),
+        };
+        parts.push(uri.rewrite.as_ref().map_or(path.clone(), |to| format!("{path}->{to}")));
+    }
+    parts.extend(route.timeout.map(|timeout| format!("timeout={}s", timeout.as_secs_f64())));
+    parts.extend(route.retries.map(|retries| format!("retries={retries}")));
+    parts.join("; ")
+}
+
+fn backend(backend: &Backend) -> String {
+    let name = backend.name.as_ref().map(|name| format!("{name}:")).unwrap_or_default();
+    let weight = backend.weight.map(Share::fraction).filter(|weight| *weight > 0.0);
+    let weight = weight.map(|weight| format!("(weight={weight})")).unwrap_or_default();
+    format!("{name}{}{weight}", backend.tags.join(","))
+}
+
+fn action(action: &Action) -> String {
+    let what = match action {
+        Action::Delay { duration, probability, .. } => {
+            format!("{}->delay={}", probability.fraction(), duration.as_secs_f64())
+        }
+        Action::Abort { code, probability, .. } => {
+            let code = match code {
+                AbortCode::Status(status) => i64::from(*status),
+                AbortCode::Close(code) => i64::from(*code),
+            };
+            format!("{}->abort={code}", probability.fraction())
+        }
+        Action::Trace { .. } => "trace".to_owned(),
+    };
+    format!("{}({what})", action.tags().join(","))
+}
+
+fn matching(matching: &Match) -> String {
+    let own = (matching.own != Clause::default()).then(|| clause(&matching.own));
+    let list = |name: &str, clauses: &[Clause]| {
+        let inner = clauses.iter().map(clause).collect::<Vec<_>>().join(" | ");
+        (!clauses.is_empty()).then(|| format!("{name}[{inner}]"))
+    };
+    join(
+        [own, list("all", &matching.all), list("any", &matching.any), list("none", &matching.none)]
+            .into_iter()
+            .flatten(),
+    )
+}
+
+fn clause(clause: &Clause) -> String {
+    let source = clause.source.as_ref().map(source);
+    let headers =
+        clause.headers.iter().map(|header| format!("{}:{}", header.written, header.pattern.as_str()));
+    join(source.into_iter().chain(headers))
+}
+
+fn source(source: &Source) -> String {
+    if source.tags.is_empty() {
+        format!("source={}", source.name)
+    } else {
+        format!("source={}:{}", source.name, source.tags.join(","))
+    }
+}
+
+fn join(parts: impl IntoIterator<Item = String>) -> String {
+    parts.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_written_in_the_notation_of_the_earlier_clients() {
+        for (rule, when, what) in [
+            (
+                r#"{"id":"r","destination":"d","route":{"backends":[{"tags":["v2"],"weight":0.25},{"tags":["v1"]}]}}"#,
+                "",
+                "v2(weight=0.25), v1",
+            ),
+            (
+                r#"{"id":"r","destination":"d","match":{"source":{"name":"reviews","tags":["v2"]},"headers":{"Foo":"bar"}},
+                  "actions":[{"action":"delay","duration":7,"tags":["v1"]},{"action":"abort","return_code":400,"probability":0.5},{"action":"trace"}]}"#,
+                "source=reviews:v2, Foo:bar",
+                "v1(1->delay=7), (0.5->abort=400), (trace)",
+            ),
+            (
+                r#"{"id":"r","destination":"d","match":{"any":[{"headers":{"A":"1"}},{"source":{"name":"s"}}]},
+                  "route":{"backends":[{"name":"e","tags":["v1"]}],"uri":{"prefix":"/a","prefix_rewrite":"/b"},"http_req_timeout":2.5,"http_req_retries":3}}"#,
+                "any[A:1 | source=s]",
+                "e:v1; prefix=/a->/b; timeout=2.5s; retries=3",
+            ),
+        ] {
+            let rule: Rule = serde_json::from_str(rule).unwrap();
+            assert_eq!(matching(&rule.matching), when);
+            assert_eq!(does(&rule.body), what);
+        }
+    }
+}
