@@ -9,6 +9,7 @@ mod health;
 pub mod listen;
 mod native;
 mod operation;
+mod stall;
 mod state;
 pub mod watch;
 

@@ -19,11 +19,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::stall::Unstalled;
+
 /// How many connections are served at once; further ones wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 50_000;
 /// How long a client may take for the head of a request, counted from the end of the previous one; so an
 /// idle connection is closed after this time too. Longer than the usual heartbeat.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a client may take nothing of an answer.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say so.
+pub const PING_PERIOD: Duration = Duration::from_secs(30);
+/// See [`PING_PERIOD`].
+pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest head of a request.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How many requests of one HTTP/2 connection are served at once.
@@ -93,8 +101,14 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, mut closing:
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_PERIOD)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX);
+    let stream = TokioIo::new(Unstalled::new(stream, STALL_TIMEOUT));
+    let mut connection = pin!(builder.serve_connection(stream, service));
     // The head timeout begins only once it is known which HTTP is spoken; this one covers the silence before.
     let mut silence = pin!(tokio::time::sleep(HEAD_TIMEOUT));
     let (mut is_closing, mut may_be_silent) = (false, true);
