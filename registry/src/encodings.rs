@@ -13,6 +13,8 @@ use crate::news::Scope;
 
 /// How many different answers at one index are shared; further ones are made for their caller alone.
 pub const SHARED_MAX: usize = 256;
+/// How long they may be together. The full answer to an unfiltered watch is always shared.
+pub const SHARED_BYTES_MAX: usize = 64 << 20;
 /// Longer answers are encoded beside the request threads.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
@@ -74,6 +76,7 @@ pub type From = Option<u64>;
 #[derive(Debug, Default)]
 pub struct Encodings {
     to: u64,
+    bytes: usize,
     shared: HashMap<(From, Scope), Arc<Shared>>,
 }
 
@@ -82,14 +85,17 @@ impl Encodings {
     pub fn get(&mut self, from: From, to: u64, scope: &Scope, make: impl FnOnce() -> Shared) -> Arc<Shared> {
         if self.to != to {
             self.shared.clear();
-            self.to = to;
+            (self.to, self.bytes) = (to, 0);
         }
         let key = (from, scope.clone());
         if let Some(shared) = self.shared.get(&key) {
             return Arc::clone(shared);
         }
         let made = Arc::new(make());
-        if self.shared.len() < SHARED_MAX {
+        let bytes = self.bytes + made.about_bytes;
+        let fits = self.shared.len() < SHARED_MAX && bytes <= SHARED_BYTES_MAX;
+        if fits || key == (None, Scope::All) {
+            self.bytes = bytes;
             self.shared.insert(key, Arc::clone(&made));
         }
         made
@@ -135,6 +141,20 @@ mod tests {
             encodings.get(Some(from), 9, &Scope::All, || answer(9));
         }
         assert_eq!(encodings.shared.len(), SHARED_MAX);
+    }
+
+    #[test]
+    fn long_answers_use_the_room_up_but_everything_is_always_shared() {
+        let mut encodings = Encodings::default();
+        let long = || Shared { about_bytes: SHARED_BYTES_MAX / 2, ..answer(9) };
+        for from in 1..=3 {
+            encodings.get(Some(from), 9, &Scope::All, long);
+        }
+        assert_eq!(encodings.shared.len(), 2);
+        let first = encodings.get(None, 9, &Scope::All, long);
+        assert!(Arc::ptr_eq(&first, &encodings.get(None, 9, &Scope::All, long)));
+        encodings.get(Some(1), 10, &Scope::All, || answer(10));
+        assert_eq!((encodings.shared.len(), encodings.bytes), (1, 100));
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@ use registry_api::{Change, ContentHash, ServiceName};
 
 /// How many changes are remembered per namespace; the oldest give way.
 pub const CHANGES_MAX: usize = 2_048;
+/// How long they may be together on the wire; whoever misses that much is told everything anyway.
+pub const CHANGES_BYTES_MAX: usize = 8 << 20;
 
 /// One change with what is needed to serve it later.
 #[derive(Debug, Clone)]
@@ -33,6 +35,7 @@ impl Recorded {
 pub struct History {
     index: u64,
     recent: VecDeque<Recorded>,
+    bytes: usize,
 }
 
 impl History {
@@ -46,10 +49,12 @@ impl History {
 
     /// Adds one change under the next index.
     pub fn record(&mut self, recorded: Recorded) {
-        if self.recent.len() == CHANGES_MAX {
-            self.recent.pop_front();
-        }
+        self.bytes += recorded.bytes;
         self.recent.push_back(recorded);
+        while self.recent.len() > CHANGES_MAX || self.bytes > CHANGES_BYTES_MAX {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.bytes -= oldest.bytes;
+        }
         self.index += 1;
     }
 
@@ -63,7 +68,7 @@ impl History {
 
 impl Default for History {
     fn default() -> Self {
-        Self { index: Self::FIRST_INDEX, recent: VecDeque::new() }
+        Self { index: Self::FIRST_INDEX, recent: VecDeque::new(), bytes: 0 }
     }
 }
 
@@ -103,5 +108,19 @@ mod tests {
         }
         assert!(history.since(10).is_none());
         assert_eq!(history.since(11).unwrap().count(), CHANGES_MAX);
+    }
+
+    #[test]
+    fn long_changes_give_way_earlier() {
+        let mut history = History::default();
+        for number in 0..9 {
+            history.record(Recorded { bytes: CHANGES_BYTES_MAX / 4, ..recorded(number) });
+        }
+        assert!(history.since(5).is_none());
+        assert_eq!(history.since(6).unwrap().count(), 4);
+        history.record(Recorded { bytes: CHANGES_BYTES_MAX + 1, ..recorded(9) });
+        assert_eq!((history.index(), history.bytes), (11, 0));
+        assert!(history.since(10).is_none());
+        assert_eq!(history.since(11).unwrap().count(), 0);
     }
 }

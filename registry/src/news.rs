@@ -108,9 +108,12 @@ impl Catalog {
     /// What happened in a scope after `index`, oldest first. Ask [`Self::news`] first: an index that fell
     /// off the history has no changes here.
     pub fn scope_changes(&self, index: u64, scope: &Scope) -> Vec<Change> {
-        let missed = self.history().since(index).into_iter().flatten();
-        let covered = missed.filter(|recorded| scope.covers(recorded.service()));
-        covered.map(|recorded| recorded.change.clone()).collect()
+        self.missed(index, scope).map(|recorded| recorded.change.clone()).collect()
+    }
+
+    /// About how long [`Self::scope_changes`] are on the wire.
+    pub fn scope_changes_bytes(&self, index: u64, scope: &Scope) -> usize {
+        self.missed(index, scope).map(|recorded| recorded.bytes).sum()
     }
 
     /// About how long the instances of a scope are on the wire.
@@ -119,6 +122,11 @@ impl Catalog {
             Scope::All => self.bytes(),
             Scope::Only(services) => services.iter().map(|service| self.service_bytes(service)).sum(),
         }
+    }
+
+    fn missed<'a>(&'a self, index: u64, scope: &'a Scope) -> impl Iterator<Item = &'a Recorded> {
+        let missed = self.history().since(index).into_iter().flatten();
+        missed.filter(|recorded| scope.covers(recorded.service()))
     }
 
     /// The hash that a scope had before `missed` happened, given the one it has now.

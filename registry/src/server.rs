@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::http::body::Bodies;
 use crate::http::{App, RequestIds, listen, router};
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
@@ -26,7 +27,7 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 /// How soon the first change after a quiet time reaches the snapshot file.
 const SNAPSHOT_DELAY: Duration = Duration::from_millis(200);
 /// The shortest time from one snapshot file to the next.
-const SNAPSHOT_PERIOD: Duration = Duration::from_secs(2);
+const SNAPSHOT_PERIOD: Duration = Duration::from_millis(500);
 /// A file that takes long to write is written less often: at most this share of the time goes into it.
 const SNAPSHOT_SHARE: u32 = 20;
 
@@ -56,6 +57,7 @@ pub async fn serve(
         modes: config.modes,
         require_https: config.require_https,
         ttl: config.ttl,
+        bodies: Bodies::default(),
         metrics: metrics.clone(),
         closing: closing.clone(),
         request_ids: RequestIds::new(random_text(10)),
@@ -117,7 +119,7 @@ async fn sweep(app: Arc<App>, mut closing: watch::Receiver<bool>) {
     }
 }
 
-/// Writes the file soon after a change and at most every few seconds, until the registry closes.
+/// Writes the file soon after a change and at most twice a second, until the registry closes.
 async fn write_snapshots(app: Arc<App>, dir: Arc<DataDir>, mut closing: watch::Receiver<bool>) {
     let mut written = app.tenants.changes();
     let mut next = Instant::now();

@@ -124,11 +124,12 @@ impl Tenant {
             let Position { epoch, index, hash } = self.position(catalog, scope);
             let changes = from.map(|from| catalog.scope_changes(from, scope));
             let instances = from.is_none().then(|| catalog.scope_instances(scope));
+            let about_bytes = match from {
+                Some(from) => catalog.scope_changes_bytes(from, scope),
+                None => catalog.scope_bytes(scope),
+            };
             let full = from.is_none();
-            Shared::new(
-                WatchAnswer { epoch, index, from, hash, full, instances, changes },
-                catalog.scope_bytes(scope),
-            )
+            Shared::new(WatchAnswer { epoch, index, from, hash, full, instances, changes }, about_bytes)
         })
     }
 

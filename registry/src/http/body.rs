@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use bytes::BytesMut;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::Refusal;
 use crate::gzip::{self, Undecodable};
@@ -16,12 +18,59 @@ use crate::gzip::{self, Undecodable};
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of a body is read without asking for room; an ordinary registration is far below. So whoever uses
+/// the room up with long bodies keeps no instance from registering.
+pub const BODY_BYTES_FREE: usize = 16 << 10;
+/// How much room there is for what is longer, in all bodies that are being read.
+pub const BODIES_BYTES_MAX: usize = 64 << 20;
 /// How much of a body that is too long is read and thrown away, so that the client gets to the answer.
 const DRAIN_BYTES_MAX: usize = 16 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The room for bodies that are being read.
+#[derive(Debug)]
+pub struct Bodies(Semaphore);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Semaphore::new(BODIES_BYTES_MAX))
+    }
+}
+
+impl Bodies {
+    async fn collect(&self, body: Body) -> Result<Bytes, Refusal> {
+        let collected = tokio::time::timeout(BODY_TIMEOUT, self.collect_slowly(body)).await;
+        collected.unwrap_or(Err(Refusal::BodyTooSlow))
+    }
+
+    async fn collect_slowly(&self, mut body: Body) -> Result<Bytes, Refusal> {
+        let mut collected = BytesMut::new();
+        let mut room: Option<SemaphorePermit<'_>> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Refusal::BodyBroken(error.to_string()))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = collected.len() + data.len();
+            if length > BODY_BYTES_MAX {
+                return Err(Refusal::BodyTooLong);
+            }
+            let held = room.as_ref().map_or(0, SemaphorePermit::num_permits);
+            let wanted = length.saturating_sub(BODY_BYTES_FREE + held);
+            if wanted > 0 {
+                let wanted = u32::try_from(wanted).expect("a body is no longer than BODY_BYTES_MAX");
+                let more = self.0.try_acquire_many(wanted).map_err(|_| Refusal::NoRoom)?;
+                match &mut room {
+                    Some(room) => room.merge(more),
+                    None => room = Some(more),
+                }
+            }
+            collected.extend_from_slice(&data);
+        }
+        Ok(collected.freeze())
+    }
+}
+
 /// Refuses a request by its body's label and length, before routing and before authentication.
-pub async fn admit(request: Request) -> Result<Request, Refusal> {
+pub async fn admit(request: Request, bodies: &Bodies) -> Result<Request, Refusal> {
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     match length.map(|length| length.parse::<u64>()) {
         Some(Ok(0)) => Ok(request),
@@ -39,7 +88,7 @@ pub async fn admit(request: Request) -> Result<Request, Refusal> {
         // The length is unknown: only reading shows whether there is a body at all.
         _ => {
             let (parts, body) = request.into_parts();
-            let bytes = collect(body).await?;
+            let bytes = bodies.collect(body).await?;
             if !bytes.is_empty() && !is_json(&parts.headers) {
                 return Err(Refusal::UnsupportedMediaType);
             }
@@ -49,8 +98,8 @@ pub async fn admit(request: Request) -> Result<Request, Refusal> {
 }
 
 /// The whole body, decompressed.
-pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
-    let bytes = collect(body).await?;
+pub async fn read(headers: &HeaderMap, body: Body, bodies: &Bodies) -> Result<Bytes, Refusal> {
+    let bytes = bodies.collect(body).await?;
     match headers.get(CONTENT_ENCODING).map(|coding| coding.as_bytes().to_ascii_lowercase()).as_deref() {
         None | Some(b"" | b"identity") => Ok(bytes),
         Some(b"gzip" | b"x-gzip") => match gzip::decompress(&bytes, BODY_BYTES_MAX) {
@@ -59,15 +108,6 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
             Err(Undecodable::Damaged) => Err(Refusal::BodyBroken("it is no gzip".to_owned())),
         },
         Some(_) => Err(Refusal::UnsupportedEncoding),
-    }
-}
-
-async fn collect(body: Body) -> Result<Bytes, Refusal> {
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLong),
-        Ok(Err(error)) => Err(Refusal::BodyBroken(error.to_string())),
-        Err(_) => Err(Refusal::BodyTooSlow),
     }
 }
 
@@ -99,6 +139,20 @@ fn is_json(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[tokio::test]
+    async fn long_bodies_share_the_room_and_short_ones_need_none() {
+        let bodies = Bodies(Semaphore::new(10));
+        let of = |length: usize| Body::from(vec![b' '; length]);
+        for (length, taken) in [(11, false), (10, true), (10, true), (0, true)] {
+            let collected = bodies.collect(of(BODY_BYTES_FREE + length)).await;
+            let expected = if taken { Ok(BODY_BYTES_FREE + length) } else { Err(Refusal::NoRoom) };
+            assert_eq!(collected.map(|bytes| bytes.len()), expected);
+        }
+        let _used = bodies.0.try_acquire_many(10).unwrap();
+        assert_eq!(bodies.collect(of(BODY_BYTES_FREE + 1)).await, Err(Refusal::NoRoom));
+        assert!(bodies.collect(of(BODY_BYTES_FREE)).await.is_ok());
+    }
 
     #[test]
     fn only_json_in_utf_8_is_taken() {

@@ -29,6 +29,8 @@ pub enum Refusal {
     BodyTooLong,
     #[error("the body did not arrive in time")]
     BodyTooSlow,
+    #[error("too many long bodies are being read at once")]
+    NoRoom,
     #[error("the body cannot be read: {0}")]
     BodyBroken(String),
     #[error("the request should have come over https")]
@@ -76,6 +78,7 @@ impl Refusal {
             Self::Catalog(Refused::Unknown) => StatusCode::GONE,
             Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -40,7 +40,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     request.extensions_mut().insert(tag);
 
     let answered = caught(async {
-        match body::admit(request).await {
+        match body::admit(request, &app.bodies).await {
             Ok(request) => next.run(request).await,
             Err(refusal) => refusal.into_response(),
         }

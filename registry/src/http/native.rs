@@ -29,7 +29,7 @@ pub(super) async fn register(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let bytes = body::read(&headers, body).await?;
+    let bytes = body::read(&headers, body, &app.bodies).await?;
     let registration =
         serde_json::from_slice(&bytes).map_err(|error| Refusal::NotARegistration(error.to_string()))?;
     let admitted = admit(registration, app.ttl)?;

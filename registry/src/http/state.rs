@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::auth::Modes;
+use super::body::Bodies;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registration::TtlLimits;
@@ -23,6 +24,8 @@ pub struct App {
     pub require_https: bool,
     /// How long leases may last.
     pub ttl: TtlLimits,
+    /// The room for bodies.
+    pub bodies: Bodies,
     /// The series.
     pub metrics: Metrics,
     /// True once the registry is going down; waiting polls end then.
