@@ -137,16 +137,14 @@ fn a_registry_file_that_is_damaged_is_set_aside_and_the_registry_starts() {
     serves_on(&scene.proxy);
 }
 
-/// The file of the last-good snapshot, once it holds the rule. It is written aside, so it is waited for.
+/// The file of the last-good snapshot, once it holds the rule. It is put in place as a whole, so it is waited for.
 fn last_good(dir: &Path) -> PathBuf {
-    eventually("the last-good snapshot is on disk", || {
-        let files = fs::read_dir(dir).map_err(|error| error.to_string())?.flatten().map(|entry| entry.path());
-        let mut good = files.filter(|path| path.to_string_lossy().contains("good"));
-        let holds_rule = |path: &PathBuf| {
-            fs::read(path).is_ok_and(|bytes| bytes.windows(8).any(|word| word == b"backends"))
-        };
-        good.find(holds_rule).ok_or_else(|| format!("none in {}", dir.display()))
-    })
+    let path = dir.join("last-good.json");
+    eventually("the last-good snapshot is on disk", || match fs::read_to_string(&path) {
+        Ok(text) if text.contains("backends") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    path
 }
 
 #[test]
@@ -172,11 +170,10 @@ fn a_proxy_starts_without_control_from_its_last_good_snapshot() {
 fn a_damaged_last_good_snapshot_is_reported_and_ignored() {
     let mut scene = scene();
     let dir = scene.proxy.data_dir().to_owned();
-    last_good(&dir);
+    let last_good = last_good(&dir);
     scene.cluster.control.kill();
     scene.proxy.process.terminate();
-    // Found again only now: while the proxy ran, it may have been the copy that is written aside.
-    fs::write(last_good(&dir), b"damaged").unwrap();
+    fs::write(last_good, b"damaged").unwrap();
     let reborn = Proxy::start(&dir, "gateway", "node-0", scene.cluster.control.address(), &[]);
     // Nothing is known: the honest answer is that, not a crash and not a guess.
     reborn.get("/s/x").expect_refusal(404, "unknown_service");
