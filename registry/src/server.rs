@@ -28,6 +28,8 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 const SNAPSHOT_DELAY: Duration = Duration::from_millis(200);
 /// The shortest time from one snapshot file to the next.
 const SNAPSHOT_PERIOD: Duration = Duration::from_millis(500);
+/// The pause after a file that could not be written; each is reported.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 /// A file that takes long to write is written less often: at most this share of the time goes into it.
 const SNAPSHOT_SHARE: u32 = 20;
 
@@ -135,10 +137,13 @@ async fn write_snapshots(app: Arc<App>, dir: Arc<DataDir>, mut closing: watch::R
         if changes == written || began < next {
             continue;
         }
-        if write_snapshot(&app, &dir).await {
+        let pause = if write_snapshot(&app, &dir).await {
             written = changes;
-        }
-        next = Instant::now() + SNAPSHOT_PERIOD.max(began.elapsed() * SNAPSHOT_SHARE);
+            SNAPSHOT_PERIOD.max(began.elapsed() * SNAPSHOT_SHARE)
+        } else {
+            SNAPSHOT_RETRY
+        };
+        next = Instant::now() + pause;
     }
 }
 

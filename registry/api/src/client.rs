@@ -10,7 +10,7 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::change::{Position, Update, WatchAnswer};
 use crate::hash::ContentHash;
@@ -24,6 +24,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than `wait` a poll may take: the server adds up to a sixteenth.
 const POLL_MARGIN: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shorter than the servers', so that no call meets a connection that is just being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A base URL that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -126,7 +128,10 @@ impl Caller {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build(connector);
         Ok(Self { client, bases, current: AtomicUsize::new(0), headers })
     }
 
