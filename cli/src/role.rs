@@ -10,7 +10,7 @@ use clap::{Args, Command, FromArgMatches};
 use registry_api::setting::BadSetting;
 
 use crate::config_file::FileKeys;
-use crate::exit::BAD_COMMAND_LINE;
+use crate::exit::{BAD_COMMAND_LINE, Failure};
 use crate::layers::{self, Unparsed};
 use crate::logging::{self, Level, LogFormat};
 use crate::output;
@@ -38,7 +38,6 @@ pub(crate) enum NotStarted {
     /// Because of a setting.
     Setting(BadSetting),
     /// Because of the machine.
-    #[cfg(any(feature = "registry", feature = "control", feature = "up"))]
     Machine(String),
 }
 
@@ -102,8 +101,7 @@ pub(crate) fn start<R: Role>(program: &Command, argv: &[OsString]) -> Result<(),
     R::run(args.settings).map_err(|error| {
         Unparsed::Refused(match error {
             NotStarted::Setting(bad) => layers.origins.refusal(bad.setting, &bad.problem),
-            #[cfg(any(feature = "registry", feature = "control", feature = "up"))]
-            NotStarted::Machine(problem) => crate::exit::Failure::new(format!("a8 {}: {problem}", R::NAME)),
+            NotStarted::Machine(problem) => Failure::new(format!("a8 {}: {problem}", R::NAME)),
         })
     })
 }
@@ -126,27 +124,61 @@ fn end_with_parent() {
     });
 }
 
-/// The runtime and the end of roles that do not bring their own.
-#[cfg(any(feature = "registry", feature = "control", feature = "up"))]
+/// The runtime of roles that do not bring their own, and the end of all.
 pub(crate) mod lifecycle {
     use std::future::Future;
+    use std::io;
 
-    use tokio::runtime::{Builder, Runtime};
+    use tokio::runtime::Builder;
     use tokio::signal::unix::{Signal, SignalKind, signal};
 
     use super::NotStarted;
 
     /// A runtime with one worker per core.
-    pub(crate) fn runtime() -> Result<Runtime, NotStarted> {
+    #[cfg(any(feature = "registry", feature = "control"))]
+    pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, NotStarted> {
         let built = Builder::new_multi_thread().enable_all().build();
         built.map_err(|error| NotStarted::Machine(format!("cannot start the runtime: {error}")))
     }
 
     /// Ends when the process is told to end. Counts signals from the call on, not from the first poll.
+    #[cfg(any(feature = "registry", feature = "control"))]
     pub(crate) fn told_to_end() -> Result<impl Future<Output = ()> + Send + 'static, NotStarted> {
-        let cannot = |error| NotStarted::Machine(format!("cannot listen for signals: {error}"));
-        let terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-        let interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+        listen().map_err(cannot_listen)
+    }
+
+    /// The same for a role that is not yet inside a runtime when it says that it is ready.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn told_to_end_outside() -> Result<impl Future<Output = ()> + Send + 'static, NotStarted> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (report, installed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let listening = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+                let end = runtime.block_on(async { listen() })?;
+                Ok((runtime, end))
+            });
+            match listening {
+                Ok((runtime, end)) => {
+                    // Whoever asked is gone only when the process is.
+                    let _ = report.send(Ok(()));
+                    runtime.block_on(end);
+                    let _ = tell.send(());
+                }
+                Err(error) => drop(report.send(Err(error))),
+            }
+        });
+        let installed = installed.recv().unwrap_or_else(|_| Err(io::Error::other("the thread is gone")));
+        installed.map_err(cannot_listen)?;
+        Ok(async { drop(told.await) })
+    }
+
+    fn cannot_listen(error: io::Error) -> NotStarted {
+        NotStarted::Machine(format!("cannot listen for signals: {error}"))
+    }
+
+    fn listen() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
         Ok(either(terminate, interrupt))
     }
 

@@ -1,6 +1,9 @@
-//! `a8 proxy`.
+//! `a8 proxy`: puts the proxy's parts together, in the order in which they may fail.
 
+use proxy::admin::Admin;
+use proxy::background::Background;
 use proxy::config::FILE_KEYS;
+use proxy::server::Server;
 
 use crate::config_file::FileKeys;
 use crate::role::{NotStarted, Role, announce, lifecycle};
@@ -16,19 +19,13 @@ impl Role for Proxy {
 
     fn run(settings: Self::Settings) -> Result<(), NotStarted> {
         let config = settings.check()?;
-        let server = proxy::server::Server::bind(&config)?;
+        let end = lifecycle::told_to_end_outside()?;
+        let server = Server::bind(&config)?;
         let node = config.node(server.http());
-        let admin = proxy::admin::Admin::new(server.live(), node.clone());
-        let background = proxy::background::Background::start(&config, node, server.live())?;
+        let admin = Admin::new(server.live(), node.clone());
+        // Held until the last request has ended: its end saves the last good snapshot.
+        let _background = Background::start(&config, node, server.live())?;
         announce(Self::NAME)(&server.addresses());
-        server
-            .serve(admin, async {
-                if let Ok(end) = lifecycle::told_to_end() {
-                    end.await
-                }
-            })
-            .map_err(|e| NotStarted::Machine(e.to_string()))?;
-        drop(background);
-        Ok(())
+        server.serve(admin, end).map_err(|error| NotStarted::Machine(format!("cannot serve: {error}")))
     }
 }
