@@ -14,8 +14,8 @@ use routing::{Decision, Outcome, Refusal, RequestHead, Seed, TIMEOUT_DEFAULT};
 use crate::access_log::{Flag, Flags};
 use crate::board::{InFlight, Permit};
 use crate::metrics::Fault;
-use crate::patience::{Patience, Watch};
 use crate::respond::Reply;
+use crate::signals::{Signals, Watch};
 use crate::tables::Table;
 
 /// The most attempts of one request, whatever its route says.
@@ -38,7 +38,7 @@ pub(crate) struct Context {
     pub(crate) keepalive: Option<u64>,
     /// The body of the request has arrived.
     body_ended: bool,
-    patience: Option<Arc<Patience>>,
+    signals: Option<Arc<Signals>>,
     decision: Option<Decision>,
     seed: Seed,
     deadline: Instant,
@@ -132,7 +132,7 @@ impl Context {
             close: false,
             keepalive: None,
             body_ended: false,
-            patience: None,
+            signals: None,
             decision: None,
             seed: Seed::of(b""),
             deadline: now + TIMEOUT_DEFAULT,
@@ -147,8 +147,8 @@ impl Context {
     }
 
     /// Whatever the client's stream is told about deadlines goes here.
-    pub(crate) fn watched_by(&mut self, patience: Arc<Patience>) {
-        self.patience = Some(patience);
+    pub(crate) fn watched_by(&mut self, signals: Arc<Signals>) {
+        self.signals = Some(signals);
     }
 
     /// Gives the request its id, and with it its chance.
@@ -216,10 +216,17 @@ impl Context {
         }
     }
 
+    /// The client's bytes belong to another protocol from now on.
+    pub(crate) fn switch(&self) {
+        if let Some(signals) = &self.signals {
+            signals.switch();
+        }
+    }
+
     /// Nothing more is waited for.
     pub(crate) fn unwatch(&self) {
-        if let Some(patience) = &self.patience {
-            patience.disarm();
+        if let Some(signals) = &self.signals {
+            signals.disarm();
         }
     }
 
@@ -248,9 +255,9 @@ impl Context {
     fn watch(&self) -> bool {
         // The first attempt needs no timer: it has as long as the engine waits for one read anyway.
         let watch = if self.retried == 0 && !self.upgrade { Watch::Glance } else { Watch::Timer };
-        match &self.patience {
-            Some(patience) => {
-                patience.arm(self.deadline, watch);
+        match &self.signals {
+            Some(signals) => {
+                signals.arm(self.deadline, watch);
                 true
             }
             None => false,

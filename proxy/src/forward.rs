@@ -66,6 +66,11 @@ pub(crate) fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&joined).ok()
 }
 
+/// Whether the client takes trailers: all that goes on of its `TE`.
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"))
+}
+
 /// Whether the client asks for another protocol, and for one that can be tunnelled. HTTP/2 by upgrade cannot.
 pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
     let named = |value: &HeaderValue| tokens(value).any(|token| token.eq_ignore_ascii_case(b"upgrade"));

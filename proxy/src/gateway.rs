@@ -26,9 +26,9 @@ use self::session::{
 use crate::clock;
 use crate::context::{Cause, Context, Course};
 use crate::forward::{self, AnswerFraming, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID};
-use crate::patience::Patience;
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
+use crate::signals::Signals;
 use crate::tables::Tables;
 use crate::upstream::{self, Protocol};
 use crate::wire::{Complaint, complaint};
@@ -54,8 +54,8 @@ impl ProxyHttp for Gateway {
 
     /// The connection tells every request where its deadline is looked at.
     fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Context, given: Box<dyn Any + Send + Sync>) {
-        if let Ok(patience) = given.downcast::<Arc<Patience>>() {
-            ctx.watched_by(*patience);
+        if let Ok(signals) = given.downcast::<Arc<Signals>>() {
+            ctx.watched_by(*signals);
         }
     }
 
@@ -146,7 +146,7 @@ impl ProxyHttp for Gateway {
             if let Some(cookies) = forward::joined_cookies(&received.headers) {
                 request.insert_header(COOKIE, cookies)?;
             }
-        } else if received.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+        } else if forward::takes_trailers(&received.headers) {
             request.insert_header(TE, HeaderValue::from_static("trailers"))?;
             request.insert_header(CONNECTION, HeaderValue::from_static("te"))?;
         }
@@ -200,7 +200,9 @@ impl ProxyHttp for Gateway {
             return Err(error);
         }
         ctx.unwatch();
-        if status != 101 {
+        if status == 101 {
+            ctx.switch();
+        } else {
             for name in forward::dropped_from_answer(&answer.headers) {
                 answer.remove_header(&name);
             }

@@ -34,8 +34,6 @@ pub(crate) struct Head {
     pub(crate) len: usize,
     /// The framing of the body.
     pub(crate) body: Body,
-    /// The client asks for another protocol, by `Upgrade` and `Connection: upgrade` together.
-    pub(crate) upgrade: bool,
     /// Where the method stands.
     pub(crate) method: Range<usize>,
     /// Where the target stands.
@@ -90,8 +88,7 @@ pub(crate) fn read(head: &[u8]) -> Result<Head, Malformed> {
     if version == Version::Http11 && !fields.host {
         return Err(Malformed::Bad("the Host field is missing"));
     }
-    let upgrade = version == Version::Http11 && fields.upgrade && fields.connection_upgrade;
-    Ok(Head { len: head.len(), body, upgrade, method, target })
+    Ok(Head { len: head.len(), body, method, target })
 }
 
 /// The path and query of an absolute-form target, and its authority; `None` for the other forms.
@@ -111,25 +108,43 @@ pub(crate) fn method_and_target(head: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(&line[method]).ok()?, std::str::from_utf8(&line[target]).ok()?))
 }
 
-/// A head in absolute form as one in origin form: the authority of the target takes the place of every Host field
-/// (RFC 9112 3.2.2). `None` when it is in origin form already. `head` was accepted by [`read`].
-pub(crate) fn in_origin_form(head: &[u8], read: &Head) -> Option<BytesMut> {
-    let (authority, path) = absolute_form(&head[read.target.clone()])?;
-    let mut origin = BytesMut::with_capacity(head.len() + 16);
-    origin.extend_from_slice(&head[..read.target.start]);
-    if path.first() != Some(&b'/') {
-        origin.extend_from_slice(b"/");
+/// A head as engines get it, where that differs from how it came; `head` was accepted by [`read`].
+///
+/// Absolute form becomes origin form, and the authority of the target takes the place of every Host field (RFC 9112
+/// 3.2.2). Characters that no URI may hold and clients send all the same (`?query={job="x"}`) are encoded.
+pub(crate) fn normal_form(head: &[u8], read: &Head) -> Option<BytesMut> {
+    let target = &head[read.target.clone()];
+    let absolute = absolute_form(target);
+    if absolute.is_none() && !target.iter().any(|byte| is_unfit(*byte)) {
+        return None;
     }
-    origin.extend_from_slice(path);
+    let path = absolute.map_or(target, |(_, path)| path);
+    let mut normal = BytesMut::with_capacity(head.len() + 64);
+    normal.extend_from_slice(&head[..read.target.start]);
+    if path.first() != Some(&b'/') && path != b"*" {
+        normal.extend_from_slice(b"/");
+    }
+    for byte in path {
+        if is_unfit(*byte) {
+            normal.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        } else {
+            normal.extend_from_slice(&[*byte]);
+        }
+    }
     let mut lines = head[read.target.end..].split_inclusive(|byte| *byte == b'\n');
-    origin.extend_from_slice(lines.next().unwrap_or_default());
-    origin.extend_from_slice(b"Host: ");
-    origin.extend_from_slice(authority);
-    origin.extend_from_slice(b"\r\n");
-    for line in lines.filter(|line| !line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:"))) {
-        origin.extend_from_slice(line);
+    normal.extend_from_slice(lines.next().unwrap_or_default());
+    if let Some((authority, _)) = absolute {
+        normal.extend_from_slice(b"Host: ");
+        normal.extend_from_slice(authority);
+        normal.extend_from_slice(b"\r\n");
     }
-    Some(origin)
+    let replaced = |line: &&[u8]| {
+        absolute.is_some() && line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:"))
+    };
+    for line in lines.filter(|line| !replaced(line)) {
+        normal.extend_from_slice(line);
+    }
+    Some(normal)
 }
 
 /// Whether `host` is what a Host field or an authority may hold: a name or an address, and perhaps a port.
@@ -240,9 +255,6 @@ struct Fields {
     host: bool,
     length: Option<u64>,
     chunked: bool,
-    upgrade: bool,
-    upgrades: u8,
-    connection_upgrade: bool,
 }
 
 impl Fields {
@@ -256,17 +268,6 @@ impl Fields {
                 if !is_host(value) {
                     return Err(Malformed::Bad("the Host field is malformed"));
                 }
-            }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                // HTTP/2 by upgrade is no tunnel, and neither is a choice of several.
-                let h2c = value.len() >= 3 && value[..3].eq_ignore_ascii_case(b"h2c");
-                self.upgrade = !h2c && !value.is_empty() && !value.contains(&b',') && self.upgrades == 0;
-                self.upgrades = self.upgrades.saturating_add(1);
-            }
-            10 if name.eq_ignore_ascii_case(b"connection") => {
-                self.connection_upgrade |= value
-                    .split(|byte| *byte == b',')
-                    .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
@@ -303,6 +304,13 @@ fn digits(value: &[u8]) -> Result<u64, Malformed> {
         return Err(Malformed::Bad("the Content-Length is not a number"));
     }
     Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
+/// Characters that RFC 3986 allows nowhere and the engines' URI type does not carry.
+const fn is_unfit(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`')
 }
 
 /// RFC 9110 5.6.2 `tchar`.

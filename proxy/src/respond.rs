@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::head::Malformed;
 
 /// The header that names the error.
-pub(crate) const ERROR_HEADER: &str = "x-a8-error";
+pub(crate) const ERROR_HEADER: &str = "X-A8-Error";
 
 /// An answer made by the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]

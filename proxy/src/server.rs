@@ -33,8 +33,6 @@ use crate::service::Front;
 
 pub use crate::service::Limits;
 
-/// How long requests in progress may take to end after a signal (spec/control-and-proxy.md 3.4).
-pub const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 /// Connections to instances that are kept open while unused, over all instances.
 const KEPT_CONNECTIONS_MAX: usize = 4096;
 /// Accepting is spread over this many tasks at most.
@@ -99,7 +97,7 @@ impl Server {
         &self.live
     }
 
-    /// Serves until `stop`, then lets requests in progress end, for [`DRAIN_WITHIN`] at most. Runs in the calling
+    /// Serves until `stop`, then lets requests in progress end, for [`Limits::drain_within`] at most. Runs in the calling
     /// thread, which must not belong to a runtime.
     pub fn serve<A>(self, admin: A, stop: impl Future<Output = ()>) -> io::Result<()>
     where
@@ -107,6 +105,7 @@ impl Server {
     {
         let connections = Arc::new(Connections::new(connection_cap(), Arc::clone(&self.live.metrics)));
         let front = self.front(Arc::clone(&connections));
+        let drain_within = self.limits.drain_within;
         let (down, is_down) = watch::channel(false);
         let requests = runtime("a8-http", self.threads)?;
         let operators = runtime("a8-admin", 1)?;
@@ -119,8 +118,8 @@ impl Server {
             self.live.drain.begin();
             down.send_replace(true);
             // The listener is closed first, so that the last connection is the last.
-            let _closed = tokio::time::timeout(DRAIN_WITHIN, ended).await;
-            if !connections.drained(DRAIN_WITHIN).await {
+            let _closed = tokio::time::timeout(drain_within, ended).await;
+            if !connections.drained(drain_within).await {
                 tracing::warn!("requests in progress were cut off");
             }
         });

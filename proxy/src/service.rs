@@ -24,6 +24,8 @@ use crate::wire::Wire;
 pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request.
 pub(crate) const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// How long requests in progress may take to end after a signal (spec/control-and-proxy.md 3.4).
+const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 /// An HTTP/2 connection without a stream is closed after this time.
 const HTTP2_IDLE_WITHIN: Duration = Duration::from_secs(120);
 
@@ -47,11 +49,18 @@ pub struct Limits {
     pub idle_within: Duration,
     /// Until the next stream of an HTTP/2 connection that has none.
     pub http2_idle_within: Duration,
+    /// For requests in progress to end, when the proxy is told to.
+    pub drain_within: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_within: HEAD_WITHIN, idle_within: IDLE_WITHIN, http2_idle_within: HTTP2_IDLE_WITHIN }
+        Self {
+            head_within: HEAD_WITHIN,
+            idle_within: IDLE_WITHIN,
+            http2_idle_within: HTTP2_IDLE_WITHIN,
+            drain_within: DRAIN_WITHIN,
+        }
     }
 }
 
@@ -111,10 +120,10 @@ impl Front {
     async fn request(&self, mut wire: Box<Wire>, head: &Head, shutdown: &ShutdownWatch) -> Option<Box<Wire>> {
         wire.admit(head);
         let bytes = wire.take(head.len);
-        let bytes = head::in_origin_form(&bytes, head).unwrap_or(bytes);
-        let patience = Arc::clone(wire.patience());
+        let bytes = head::normal_form(&bytes, head).unwrap_or(bytes);
+        let signals = Arc::clone(wire.signals());
         let mut session = ServerSession::new_http1(wire);
-        session.set_connection_user_context(Some(Box::new(patience)));
+        session.set_connection_user_context(Some(Box::new(signals)));
         // The engine finds a complete head and reads nothing before it has parsed that.
         session.set_pipelined_prefix(bytes);
         let (stream, _) = self.proxy.process_new_http(session, shutdown).await?.consume();

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use crate::chunks::{BadChunks, Chunks};
 use crate::clock;
 use crate::head::{Body, Head};
-use crate::patience::{OutOfTime, Patience, Watch};
+use crate::signals::{OutOfTime, Signals, Watch};
 
 /// Taken from the socket at once while a head is awaited; also what may be held of the next request.
 const READ_BYTES: usize = 4096;
@@ -40,7 +40,7 @@ pub(crate) struct Wire {
     answered: bool,
     /// The client will send nothing more.
     ended: bool,
-    patience: Arc<Patience>,
+    signals: Arc<Signals>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -64,14 +64,14 @@ impl Wire {
             dirty: false,
             answered: false,
             ended: false,
-            patience: Arc::new(Patience::new(clock::now())),
+            signals: Arc::new(Signals::new(clock::now())),
             timer: None,
         }
     }
 
     /// The deadline of whatever request is in progress.
-    pub(crate) fn patience(&self) -> &Arc<Patience> {
-        &self.patience
+    pub(crate) fn signals(&self) -> &Arc<Signals> {
+        &self.signals
     }
 
     /// What was read and not passed on.
@@ -100,12 +100,11 @@ impl Wire {
     /// Lets an engine read the body of the request whose head was taken.
     pub(crate) fn admit(&mut self, head: &Head) {
         self.answered = false;
-        self.patience.disarm();
-        self.gate = match (head.upgrade, head.body) {
-            (true, _) => Gate::Open,
-            (false, Body::None) => Gate::Shut,
-            (false, Body::Length(length)) => Gate::Length(length),
-            (false, Body::Chunked) => Gate::Chunked(Chunks::new()),
+        self.signals.disarm();
+        self.gate = match head.body {
+            Body::None => Gate::Shut,
+            Body::Length(length) => Gate::Length(length),
+            Body::Chunked => Gate::Chunked(Chunks::new()),
         };
     }
 
@@ -142,6 +141,9 @@ impl Wire {
     }
 
     fn poll_gate(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.gate, Gate::Shut) && self.signals.has_switched() {
+            self.gate = Gate::Open;
+        }
         match self.gate {
             Gate::Shut => {
                 // The engine asks only to learn whether the client is gone; the next request is kept for later.
@@ -175,7 +177,7 @@ impl Wire {
     }
 
     fn is_out_of_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some((until, watch)) = self.patience.until() else { return false };
+        let Some((until, watch)) = self.signals.until() else { return false };
         if watch == Watch::Glance {
             return clock::now() >= until;
         }
@@ -252,7 +254,7 @@ impl AsyncRead for Wire {
             return Poll::Ready(Err(error));
         }
         if read.is_pending() && self.is_out_of_time(cx) {
-            self.patience.disarm();
+            self.signals.disarm();
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, OutOfTime)));
         }
         read

@@ -7,11 +7,10 @@ use serde_json::json;
 
 use crate::support::{Instance, Proxy, field, get, ok, soon, status_of};
 
-const QUICK: Limits = Limits {
-    head_within: Duration::from_millis(300),
-    idle_within: Duration::from_millis(300),
-    http2_idle_within: Duration::from_secs(120),
-};
+fn quick() -> Limits {
+    let soon = Duration::from_millis(300);
+    Limits { head_within: soon, idle_within: soon, ..Limits::default() }
+}
 
 #[tokio::test]
 async fn what_could_be_read_in_two_ways_is_refused_with_the_envelope_and_reaches_nobody() {
@@ -74,7 +73,7 @@ async fn heads_that_are_too_large_are_told_so() {
 
 #[tokio::test]
 async fn a_head_that_takes_too_long_is_cut_however_steadily_it_drips() {
-    let proxy = Proxy::patient(QUICK, &[], &[]);
+    let proxy = Proxy::patient(quick(), &[], &[]);
     let mut conn = proxy.connect().await;
     soon("the cut", async {
         while conn.try_send("X").await {
@@ -93,7 +92,7 @@ async fn a_head_that_takes_too_long_is_cut_however_steadily_it_drips() {
 #[tokio::test]
 async fn a_connection_that_says_nothing_is_closed_without_a_word_before_and_between_requests() {
     let instance = Instance::named("x").await;
-    let proxy = Proxy::patient(QUICK, &[], &[("s", "v1", instance.to_string())]);
+    let proxy = Proxy::patient(quick(), &[], &[("s", "v1", instance.to_string())]);
     assert!(proxy.connect().await.is_closed().await);
     let mut conn = proxy.connect().await;
     for _ in 0..2 {

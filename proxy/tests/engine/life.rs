@@ -6,22 +6,23 @@ use std::time::Duration;
 
 use clap::Parser;
 use proxy::config::Settings;
-use proxy::server::Server;
+use proxy::server::{Limits, Server};
 
-use crate::support::{Instance, Proxy, get, ok, soon};
+use crate::support::{Instance, PATIENCE, Proxy, get, ok, soon};
 
 #[tokio::test]
 async fn requests_in_progress_end_well_and_idle_connections_at_once() {
     let mut instance = Instance::start().await;
-    let mut proxy = Proxy::of(&[instance.at]);
+    let limits = Limits { drain_within: PATIENCE, ..Limits::default() };
+    let mut proxy = Proxy::patient(limits, &[], &[("s", "v1", instance.at.to_string())]);
     let mut idle = proxy.connect().await;
     idle.send(get("/s/idle")).await;
     let (mut upstream, _) = instance.request().await;
-    upstream.send(ok("x")).await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
     idle.answer().await;
     let mut busy = proxy.connect().await;
     busy.send(get("/s/busy")).await;
-    upstream.head().await;
+    let (mut upstream, _) = instance.request().await;
     let at = proxy.http;
     proxy.stop();
     assert!(idle.is_closed().await);
@@ -41,11 +42,11 @@ async fn requests_in_progress_end_well_and_idle_connections_at_once() {
 #[tokio::test]
 async fn what_does_not_end_is_cut_off_in_time() {
     let mut instance = Instance::start().await;
-    let proxy = Proxy::of(&[instance.at]);
+    let limits = Limits { drain_within: Duration::from_millis(300), ..Limits::default() };
+    let proxy = Proxy::patient(limits, &[], &[("s", "v1", instance.at.to_string())]);
     let mut stuck = proxy.connect().await;
     stuck.send(get("/s")).await;
     let (_upstream, _) = instance.request().await;
-    // Within `PATIENCE`, of which draining takes 3 s.
     proxy.ended().await;
     assert!(stuck.is_closed().await);
 }

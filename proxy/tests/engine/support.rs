@@ -234,6 +234,21 @@ impl Instance {
         (conn, head)
     }
 
+    /// The next request, on `conn` if that is used again, otherwise on a connection of its own.
+    pub(crate) async fn next_request(&mut self, conn: &mut Conn) -> String {
+        soon("the next request", async {
+            tokio::select! {
+                biased;
+                Some(head) = conn.try_head() => head,
+                fresh = self.accepted.recv() => {
+                    *conn = fresh.unwrap();
+                    conn.head().await
+                }
+            }
+        })
+        .await
+    }
+
     /// Nothing has been accepted that was not taken.
     pub(crate) fn is_untouched(&mut self) -> bool {
         self.accepted.try_recv().is_err()

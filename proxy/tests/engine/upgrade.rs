@@ -140,3 +140,28 @@ async fn a_very_quick_switch_keeps_the_tunnel() {
         assert_eq!(upstream.exactly(5).await, "there", "{round}");
     }
 }
+
+/// Bytes before the switch are the new protocol's, if there is one (CVE-2026-2833).
+#[tokio::test]
+async fn bytes_behind_the_handshake_wait_for_the_switch_and_are_never_a_request() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::of(&[instance.at]);
+    let smuggled = "GET /s/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    for switches in [true, false] {
+        let mut conn = proxy.connect().await;
+        conn.send(format!("{HANDSHAKE}{smuggled}")).await;
+        let (mut upstream, _) = instance.request().await;
+        assert_eq!(upstream.rest_for(Duration::from_millis(100)).await, b"");
+        if switches {
+            upstream.send(SWITCH).await;
+            assert_eq!(conn.answer().await.status, 101);
+            assert_eq!(upstream.exactly(smuggled.len()).await, smuggled);
+        } else {
+            upstream.send(ok("no")).await;
+            let answer = conn.answer().await;
+            assert_eq!((&*answer.body, answer.field("connection")), ("no", Some("close")));
+            assert!(conn.is_closed().await);
+        }
+    }
+    assert!(instance.is_untouched());
+}
