@@ -20,6 +20,9 @@ use crate::catalog::{Command, Leased, Refused};
 use crate::query::{Fields, Query, Shown};
 use crate::registration::admit;
 
+/// Longer lists are encoded beside the request threads.
+const INLINE_INSTANCES_MAX: usize = 200;
+
 type Shared = State<Arc<App>>;
 
 /// POST /api/v1/instances
@@ -74,7 +77,7 @@ pub(super) async fn list(State(app): Shared, caller: Caller, uri: Uri) -> Result
     let query = Query::parse(&parameters(&uri)?)?;
     let found = app.tenants.find(&caller.namespace).map(|tenant| tenant.read().list(&query));
     let found = found.unwrap_or_default();
-    Ok(json(&List { service_name: None, instances: shown(&found, query.fields()) }))
+    Ok(listed(None, found, query.fields().clone()).await)
 }
 
 /// GET /api/v1/services
@@ -100,8 +103,7 @@ pub(super) async fn service(
     if found.is_empty() {
         return Err(Refusal::ServiceUnknown);
     }
-    let instances = shown(&found, &Fields::default());
-    Ok(json(&List { service_name: Some(&name), instances }))
+    Ok(listed(Some(name), found, Fields::default()).await)
 }
 
 /// The decoded query parameters, in order.
@@ -109,7 +111,7 @@ pub(super) fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, Refusal> {
     let parsed = Parameters::<Vec<(String, String)>>::try_from_uri(uri);
     parsed
         .map(|Parameters(parameters)| parameters)
-        .map_err(|error| Refusal::Parameter { name: "list", problem: error.body_text() })
+        .map_err(|error| Refusal::Parameter { name: "query", problem: error.body_text() })
 }
 
 fn instance_id(id: Result<Path<String>, PathRejection>) -> Result<InstanceId, Refusal> {
@@ -117,8 +119,18 @@ fn instance_id(id: Result<Path<String>, PathRejection>) -> Result<InstanceId, Re
     InstanceId::new(id).map_err(|_| Refusal::IdMissing)
 }
 
-fn shown<'a>(found: &'a [Leased], fields: &Fields) -> Vec<Shown<'a>> {
-    found.iter().map(|leased| fields.show(&leased.instance, leased.renewed_at)).collect()
+/// The answer with a list; heartbeats do not wait until a long one is encoded.
+async fn listed(service_name: Option<String>, found: Vec<Leased>, fields: Fields) -> Response {
+    let long = found.len() > INLINE_INSTANCES_MAX;
+    let encode = move || {
+        let instances = found.iter().map(|leased| fields.show(&leased.instance, leased.renewed_at));
+        json(&List { service_name: service_name.as_deref(), instances: instances.collect() })
+    };
+    if !long {
+        return encode();
+    }
+    let encoded = tokio::task::spawn_blocking(encode).await;
+    encoded.unwrap_or_else(|_| Refusal::Internal.into_response())
 }
 
 fn json(body: &impl Serialize) -> Response {
