@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -12,6 +13,8 @@ use crate::metrics::Metrics;
 
 /// The cap when the limit on open files cannot be read.
 const CAP_DEFAULT: usize = 4096;
+/// As many as the largest cap needs.
+const OPEN_FILES_WANTED: u64 = 1 << 19;
 /// Fewer would not serve, more would be a mistake in the limit.
 const CAP_MIN: usize = 64;
 const CAP_MAX: usize = 200_000;
@@ -69,15 +72,21 @@ impl Drop for Connection {
     }
 }
 
-/// How many connections the limit on open files allows, which is given as the text of `/proc/self/limits`: each
-/// may need one more towards an instance, and a fifth is left for everything else.
-pub(crate) fn cap_of(limits: &str) -> usize {
-    limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .map_or(CAP_DEFAULT, |soft| soft.parse::<usize>().map_or(CAP_MAX, |files| files / 5 * 2))
-        .clamp(CAP_MIN, CAP_MAX)
+/// Raises this process's limit on open files as far as it may go, and says how far that is.
+pub(crate) fn raise_open_files() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let wanted = hard.min(OPEN_FILES_WANTED);
+    if soft >= wanted || setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
+        return Some(soft);
+    }
+    Some(wanted)
+}
+
+/// How many connections a limit on open files allows: each may need one more towards an instance, and a fifth is
+/// left for everything else.
+pub(crate) fn cap_of(open_files: Option<u64>) -> usize {
+    let files = open_files.map_or(CAP_DEFAULT, |files| usize::try_from(files / 5 * 2).unwrap_or(CAP_MAX));
+    files.clamp(CAP_MIN, CAP_MAX)
 }
 
 #[cfg(test)]
@@ -116,15 +125,11 @@ mod tests {
 
     #[test]
     fn the_cap_follows_the_limit_on_open_files() {
-        let limits =
-            |soft: &str| format!("Limit  Soft Limit  Hard Limit\nMax open files  {soft}  99  files\n");
-        for (text, cap) in [
-            (limits("20000"), 8000),
-            (limits("100"), CAP_MIN),
-            (limits("unlimited"), CAP_MAX),
-            (String::new(), CAP_DEFAULT),
-        ] {
-            assert_eq!(cap_of(&text), cap, "{text}");
+        for (files, cap) in
+            [(Some(20_000), 8000), (Some(100), CAP_MIN), (Some(u64::MAX), CAP_MAX), (None, CAP_DEFAULT)]
+        {
+            assert_eq!(cap_of(files), cap, "{files:?}");
         }
+        assert_eq!(raise_open_files(), raise_open_files(), "as far as it may go is where it stays");
     }
 }

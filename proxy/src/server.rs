@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::Config;
-use crate::connections::{Connections, cap_of};
+use crate::connections::{Connections, cap_of, raise_open_files};
 use crate::context::ATTEMPTS_MAX;
 use crate::gateway::Gateway;
 use crate::live::Live;
@@ -103,7 +103,8 @@ impl Server {
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let connections = Arc::new(Connections::new(connection_cap(), Arc::clone(&self.live.metrics)));
+        let connections =
+            Arc::new(Connections::new(cap_of(raise_open_files()), Arc::clone(&self.live.metrics)));
         let front = self.front(Arc::clone(&connections));
         let drain_within = self.limits.drain_within;
         let (down, is_down) = watch::channel(false);
@@ -197,8 +198,4 @@ impl Door {
 
 fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
-}
-
-fn connection_cap() -> usize {
-    cap_of(&std::fs::read_to_string("/proc/self/limits").unwrap_or_default())
 }

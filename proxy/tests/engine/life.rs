@@ -84,6 +84,30 @@ async fn swapping_tables_under_load_fails_nobody() {
     }
 }
 
+#[tokio::test]
+async fn a_thousand_clients_are_served_at_once() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::of(&[instance.at]);
+    let mut conns = Vec::new();
+    for _ in 0..1000 {
+        let mut conn = proxy.connect().await;
+        conn.send(get("/s")).await;
+        conns.push(conn);
+    }
+    // Every request is at the instance before the first is answered.
+    let mut upstreams = Vec::new();
+    for _ in 0..1000 {
+        upstreams.push(instance.request().await.0);
+    }
+    assert_eq!(proxy.metric("a8_proxy_active_connections"), Some(1000.0));
+    for upstream in &mut upstreams {
+        upstream.send(ok("x")).await;
+    }
+    for conn in &mut conns {
+        assert_eq!(conn.answer().await.status, 200);
+    }
+}
+
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
