@@ -38,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) keepalive: Option<u64>,
     /// The body of the request has arrived.
     body_ended: bool,
+    /// The current attempt had to connect first.
+    connected: bool,
     signals: Option<Arc<Signals>>,
     decision: Option<Decision>,
     seed: Seed,
@@ -132,6 +134,7 @@ impl Context {
             close: false,
             keepalive: None,
             body_ended: false,
+            connected: false,
             signals: None,
             decision: None,
             seed: Seed::of(b""),
@@ -223,6 +226,12 @@ impl Context {
         }
     }
 
+    /// The current attempt had to connect first, which has taken some of its time.
+    pub(crate) fn connected(&mut self) {
+        self.connected = true;
+        self.watch();
+    }
+
     /// Nothing more is waited for.
     pub(crate) fn unwatch(&self) {
         if let Some(signals) = &self.signals {
@@ -253,8 +262,9 @@ impl Context {
 
     /// Passes the deadline on to the client's stream; whether there is one that looks.
     fn watch(&self) -> bool {
-        // The first attempt needs no timer: it has as long as the engine waits for one read anyway.
-        let watch = if self.retried == 0 && !self.upgrade { Watch::Glance } else { Watch::Timer };
+        // A first attempt on a connection that is there already has as long as the engine waits for one read anyway.
+        let whole = self.retried == 0 && !self.connected && !self.upgrade;
+        let watch = if whole { Watch::Glance } else { Watch::Timer };
         match &self.signals {
             Some(signals) => {
                 signals.arm(self.deadline, watch);

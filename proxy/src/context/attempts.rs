@@ -40,6 +40,7 @@ impl Context {
         self.attempt = Some(Attempt { in_flight: chosen.live.begin(), endpoint, address, began: now });
         let tls_name = chosen.address.tls.then(|| chosen.address.host.clone());
         // The answer may begin until the deadline, and then has the whole time anew between any two reads.
+        self.connected = false;
         let watched = self.watch();
         let read_within = if watched { timeout } else { time_left };
         Ok(Target { address, tls_name, time_left, read_within, write_within: timeout })
