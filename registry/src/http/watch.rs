@@ -24,6 +24,9 @@ use crate::tenant::Told;
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(50);
 /// The longest wait; more is clamped.
 pub const WAIT_MAX: Duration = Duration::from_secs(600);
+/// The pause after a change that was none for the poll: a stream of changes elsewhere wakes a thousand
+/// filtered polls only so often.
+const LULL: Duration = Duration::from_millis(20);
 
 const EPOCH: HeaderName = HeaderName::from_static("a8-epoch");
 const INDEX: HeaderName = HeaderName::from_static("a8-index");
@@ -79,6 +82,7 @@ pub(super) async fn poll(
     let mut closing = app.closing.clone();
     let mut bell = tenant.listen();
     let _attendance = tenant.attend();
+    let mut lull = Duration::ZERO;
     loop {
         // Heard before the catalog is read, so that what happens in between rings again.
         bell.mark_unchanged();
@@ -93,14 +97,21 @@ pub(super) async fn poll(
             }
             Told::Nothing(position) => position,
         };
+        let rung = async {
+            if !lull.is_zero() {
+                tokio::time::sleep(lull).await;
+            }
+            bell.changed().await
+        };
         // Biased towards the end of the process and then of the wait: a stream of changes elsewhere must
         // not keep a poll longer than it asked for.
         let over = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => true,
             () = tokio::time::sleep_until(deadline) => true,
-            rung = bell.changed() => rung.is_err(),
+            rung = rung => rung.is_err(),
         };
+        lull = LULL;
         if over {
             app.metrics.told("unchanged");
             return Ok(unchanged(&position));
