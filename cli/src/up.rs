@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config_file::FileKeys;
 use crate::output;
@@ -90,11 +91,14 @@ impl Settings {
 
 async fn up(settings: Settings) -> Result<(), NotStarted> {
     let end = lifecycle::told_to_end()?;
+    // A closed terminal: without this the temporary folder would stay.
+    let mut hung_up = signal(SignalKind::hangup()).map_err(|error| NotStarted::Machine(error.to_string()))?;
     let (mut fabric, mut deaths) = Fabric::new(settings.data_dir.clone()).map_err(NotStarted::Machine)?;
     // The end comes first: whoever pressed Ctrl-C does not want to hear of children that felt it too.
     let outcome = tokio::select! {
         biased;
         () = end => Ok(()),
+        _ = hung_up.recv() => Ok(()),
         Some(death) = deaths.recv() => Err(death),
         outcome = run(&mut fabric, &settings) => outcome,
     };

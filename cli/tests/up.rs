@@ -114,6 +114,25 @@ fn everything_runs_on_one_screen_and_ends_with_nothing_left_behind() {
 }
 
 #[test]
+fn every_way_of_ending_takes_the_temporary_folder_along_at_any_moment() {
+    for (signal, whole_screen) in [("-TERM", true), ("-HUP", true), ("-INT", false)] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut command = a8();
+        command.args(["up", "--ports", "free"]).env("TMPDIR", temporary.path());
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        eventually("its folder is there", || temporary.path().read_dir().unwrap().next().map(drop));
+        if whole_screen {
+            let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+            assert!(lines.any(|line| line.contains("Ctrl-C ends everything")));
+        }
+        assert!(kill(signal, process.id()));
+        let status = eventually("it ends", || process.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert_eq!(temporary.path().read_dir().unwrap().count(), 0, "{signal}");
+    }
+}
+
+#[test]
 fn children_of_a_killed_parent_end_by_themselves() {
     let folder = tempfile::tempdir().unwrap();
     let up = Up::start(folder.path());

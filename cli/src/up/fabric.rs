@@ -12,6 +12,7 @@ use registry_api::client::Caller;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::child::{Child, Spec};
@@ -177,14 +178,21 @@ impl Fabric {
         self.launch(self.with_data_dir(name, args)).await
     }
 
-    /// Starts several at the same time; the first failure is the answer.
+    /// Starts several at the same time; the first failure is the answer. Giving up on this takes those that
+    /// are starting along.
     async fn children(&self, specs: Vec<Spec>) -> Result<Vec<Child>, String> {
-        let launches: Vec<_> = specs.into_iter().map(|spec| tokio::spawn(self.launch(spec))).collect();
-        let mut children = Vec::new();
-        for launch in launches {
-            children.push(launch.await.map_err(|error| error.to_string())??);
+        let mut launches = JoinSet::new();
+        for (at, spec) in specs.into_iter().enumerate() {
+            let launch = self.launch(spec);
+            launches.spawn(async move { (at, launch.await) });
         }
-        Ok(children)
+        let mut children = Vec::new();
+        while let Some(launched) = launches.join_next().await {
+            let (at, child) = launched.map_err(|error| error.to_string())?;
+            children.push((at, child?));
+        }
+        children.sort_by_key(|(at, _)| *at);
+        Ok(children.into_iter().map(|(_, child)| child).collect())
     }
 
     fn launch(&self, spec: Spec) -> impl Future<Output = Result<Child, String>> + Send + use<> {
