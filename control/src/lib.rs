@@ -20,6 +20,7 @@ pub mod rulebook;
 mod server;
 mod space;
 mod spaces;
+mod taken;
 pub mod window;
 pub mod world;
 

@@ -5,17 +5,20 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::closing::Closing;
 use crate::http::Front;
+use crate::taken::Taken;
 
 /// How many connections are served at once; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 20_000;
@@ -25,8 +28,12 @@ const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 const HEADER_MAX_BYTES: usize = 64 << 10;
 /// How many requests one HTTP/2 connection may have in flight.
 const STREAMS_MAX: u32 = 256;
-/// How often an HTTP/2 peer is asked for a sign of life.
+/// How often an HTTP/2 peer is asked for a sign of life, and how long it may take to give one.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// See [`KEEP_ALIVE_INTERVAL`].
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a peer may take nothing of an answer.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after the system refused to hand over a connection, for want of descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long answers may still take after the end was announced.
@@ -62,45 +69,38 @@ async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, mut 
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "connection without nodelay");
     }
-    let mut head = [0; 3];
-    let version = tokio::select! {
-        biased; // Nothing is lost on a connection that has not sent a byte.
-        () = closing.announced() => return,
-        peeked = tokio::time::timeout(HEADER_READ_TIMEOUT, stream.peek(&mut head)) => peeked,
-    };
-    if !matches!(version, Ok(Ok(1..))) {
-        return;
-    }
+    let spoke = Arc::new(AtomicBool::new(false));
+    let heard = Arc::clone(&spoke);
     let service = service_fn(move |request: http::Request<Incoming>| {
+        heard.store(true, Ordering::Relaxed);
         let front = Arc::clone(&front);
         async move { Ok::<_, Infallible>(front.handle(request, peer).await) }
     });
-    let io = TokioIo::new(stream);
-    // The preface of HTTP/2; no method of ours begins like it.
-    let ended = if &head == b"PRI" {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE_INTERVAL);
-        builder.max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_MAX_BYTES as u32);
-        let mut serving = pin!(builder.serve_connection(io, service));
+    let mut builder = Builder::new(TokioExecutor::new());
+    let mut http1 = builder.http1();
+    http1.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEADER_MAX_BYTES);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE_INTERVAL);
+    http2.keep_alive_timeout(KEEP_ALIVE_TIMEOUT).max_concurrent_streams(STREAMS_MAX);
+    http2.max_header_list_size(HEADER_MAX_BYTES as u32);
+    let mut serving =
+        pin!(builder.serve_connection(TokioIo::new(Taken::new(stream, STALL_TIMEOUT)), service));
+    // hyper times heads once it knows the version, and HTTP/2 peers once they have greeted: nobody before.
+    let mut silence = pin!(tokio::time::sleep(HEADER_READ_TIMEOUT));
+    let (mut is_closing, mut may_be_silent) = (false, true);
+    let ended = loop {
         tokio::select! {
             biased; // A connection that ends by itself needs no farewell.
-            ended = serving.as_mut() => ended,
-            () = closing.announced() => {
+            ended = serving.as_mut() => break ended,
+            () = closing.announced(), if !is_closing => {
+                is_closing = true;
                 serving.as_mut().graceful_shutdown();
-                serving.await
             }
-        }
-    } else {
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
-        builder.max_buf_size(HEADER_MAX_BYTES);
-        let mut serving = pin!(builder.serve_connection(io, service));
-        tokio::select! {
-            biased; // A connection that ends by itself needs no farewell.
-            ended = serving.as_mut() => ended,
-            () = closing.announced() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
+            () = silence.as_mut(), if may_be_silent => {
+                if !spoke.load(Ordering::Relaxed) {
+                    return;
+                }
+                may_be_silent = false;
             }
         }
     };
@@ -156,6 +156,35 @@ mod tests {
         silent.read_to_end(&mut rest).await.unwrap();
         tasks.join_next().await.unwrap().unwrap();
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn http2_is_recognised_when_its_preface_comes_in_pieces() {
+        let closing = Announcer::new();
+        let (address, _tasks) = listening(&closing).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        // The first byte has been seen when the connection made after it is served.
+        stream.write_all(b"P").await.unwrap();
+        let mut other = TcpStream::connect(address).await.unwrap();
+        other.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+        other.read_to_end(&mut Vec::new()).await.unwrap();
+        stream.write_all(b"RI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame).await.unwrap();
+        assert_eq!(frame[3], 4, "settings: {frame:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_asks_for_anything_is_let_go() {
+        let closing = Announcer::new();
+        let (address, _tasks) = listening(&closing).await;
+        for greeting in [&b""[..], b"P", b"GET / HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(greeting).await.unwrap();
+            // Ends with a farewell or a reset; what counts is that it ends.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
     }
 
     #[tokio::test]
