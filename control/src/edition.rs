@@ -15,6 +15,8 @@ pub const STEPS_MAX: usize = 256;
 /// The steps together may have touched this many entries, or as many as the snapshot holds: a delta over
 /// more would be sent as everything anyway.
 pub const TOUCHED_MIN: usize = 4096;
+/// The names of what the steps touched may take this many bytes; only the last step may take more.
+pub const TOUCHED_BYTES_MAX: usize = 8 << 20;
 /// A delta of this many entries is always sent as one.
 const DELTA_ALWAYS: usize = 8;
 
@@ -73,12 +75,13 @@ pub struct Edition {
     /// Never empty; the last one led here.
     steps: VecDeque<Arc<Step>>,
     touched: usize,
+    touched_bytes: usize,
 }
 
 impl Edition {
     /// The first publication of a life.
     pub fn first(epoch: Arc<str>, snapshot: Arc<Snapshot>, now: Moment) -> Self {
-        let this = Self { epoch, snapshot, steps: VecDeque::new(), touched: 0 };
+        let this = Self { epoch, snapshot, steps: VecDeque::new(), touched: 0, touched_bytes: 0 };
         this.with_step(1, Touched::default(), now)
     }
 
@@ -90,12 +93,20 @@ impl Edition {
 
     fn with_step(mut self, index: u64, touched: Touched, at: Moment) -> Self {
         self.touched += touched.len();
+        self.touched_bytes += touched.bytes();
         let (revision, hash) = (self.snapshot.revision(), self.snapshot.hash());
         self.steps.push_back(Arc::new(Step { index, revision, hash, at, touched }));
         let touched_max = self.entries().max(TOUCHED_MIN);
-        while self.steps.len() > 1 && (self.steps.len() > STEPS_MAX || self.touched > touched_max) {
+        while self.steps.len() > STEPS_MAX
+            || self.touched > touched_max
+            || self.touched_bytes > TOUCHED_BYTES_MAX
+        {
+            if self.steps.len() == 1 {
+                break;
+            }
             let oldest = self.steps.pop_front();
-            self.touched -= oldest.map_or(0, |step| step.touched.len());
+            self.touched -= oldest.as_ref().map_or(0, |step| step.touched.len());
+            self.touched_bytes -= oldest.map_or(0, |step| step.touched.bytes());
         }
         self
     }

@@ -13,12 +13,16 @@ use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::space::Space;
 use crate::spaces::RegistryAccess;
+use crate::window::WINDOW_MIN;
 use crate::world::Heard;
 
 /// How long the registry may hold a poll: below the usual idle limit of 60 s of what stands between.
 const WAIT: Duration = Duration::from_secs(50);
 /// The shortest poll, when a stale instance is about to go.
 const WAIT_MIN: Duration = Duration::from_millis(50);
+/// The shortest time from one poll to the next, so that a registry that always has something to say, right
+/// or wrong, does not keep control busy. What is heard within it is published together anyway.
+const PACE: Duration = WINDOW_MIN;
 
 enum Failure {
     Call(CallError),
@@ -43,12 +47,14 @@ pub(crate) async fn follow(space: Arc<Space>, registry: RegistryAccess, metrics:
     let mut backoff = Backoff::default();
     let mut failing = false;
     loop {
-        match poll(&space, &client, &mut followed).await {
+        let begun = space.clock.now();
+        match poll(&space, &client, &mut followed, begun).await {
             Ok(()) => {
                 if std::mem::take(&mut failing) {
                     info!(namespace = %space.label, "registry is heard again");
                 }
                 backoff.reset();
+                space.clock.sleep_until(begun + PACE).await;
             }
             Err(failure) => {
                 metrics.follow_failures.inc();
@@ -72,8 +78,12 @@ pub(crate) async fn follow(space: Arc<Space>, registry: RegistryAccess, metrics:
     }
 }
 
-async fn poll(space: &Space, client: &RegistryClient, followed: &mut Followed) -> Result<(), Failure> {
-    let begun = space.clock.now();
+async fn poll(
+    space: &Space,
+    client: &RegistryClient,
+    followed: &mut Followed,
+    begun: Moment,
+) -> Result<(), Failure> {
     let wait = wait(space.stale_until(), begun);
     match client.watch(followed.position(), wait).await.map_err(Failure::Call)? {
         Polled::Unchanged(position) => {
@@ -84,13 +94,13 @@ async fn poll(space: &Space, client: &RegistryClient, followed: &mut Followed) -
             let at_once = space.clock.now().since(begun) < wait / 2 && position == *held;
             let kept = Position { hash: held.hash, ..position };
             followed.adopt(kept);
-            space.hear(followed, &Heard::Nothing);
+            space.hear(followed, &Heard::Nothing, begun);
             if at_once { Err(Failure::Restless) } else { Ok(()) }
         }
         Polled::News(position, update) => {
             let heard = heard(&update);
             followed.apply(position, update).map_err(|_| Failure::Mismatch)?;
-            space.hear(followed, &heard);
+            space.hear(followed, &heard, begun);
             Ok(())
         }
     }

@@ -16,6 +16,10 @@ use crate::space::{Space, locked};
 /// Answers about more entries than this are encoded off the request threads.
 const INLINE_ENTRIES_MAX: usize = 256;
 
+/// How many bytes of deltas are kept to be shared. Who comes from elsewhere is then told everything, which
+/// is one answer for all.
+const DELTAS_BYTES_MAX: usize = 32 << 20;
+
 /// The answer could not be encoded; that is a bug, and it was logged.
 #[derive(Debug)]
 pub(crate) struct NotEncoded;
@@ -26,11 +30,17 @@ pub(crate) struct Published {
     pub(crate) edition: Edition,
     encodings: Mutex<BTreeMap<Option<u64>, Arc<OnceCell<Bytes>>>>,
     answer_bytes: AtomicUsize,
+    delta_bytes: AtomicUsize,
 }
 
 impl Published {
     pub(crate) fn new(edition: Edition) -> Self {
-        Self { edition, encodings: Mutex::default(), answer_bytes: AtomicUsize::new(0) }
+        Self {
+            edition,
+            encodings: Mutex::default(),
+            answer_bytes: AtomicUsize::new(0),
+            delta_bytes: AtomicUsize::new(0),
+        }
     }
 
     /// The size of the largest delta that leads here. 0 before anybody asked.
@@ -44,7 +54,12 @@ impl Published {
         from: Option<u64>,
         metrics: &Metrics,
     ) -> Result<Bytes, NotEncoded> {
-        let cell = Arc::clone(locked(&self.encodings).entry(from).or_default());
+        let is_full = self.delta_bytes.load(Ordering::Relaxed) >= DELTAS_BYTES_MAX;
+        let (from, cell) = {
+            let mut encodings = locked(&self.encodings);
+            let from = from.filter(|_| !is_full || encodings.contains_key(&from));
+            (from, Arc::clone(encodings.entry(from).or_default()))
+        };
         let encode = async || {
             metrics.encodings.with_label_values(&[form(from)]).inc();
             let snapshot = self.edition.snapshot();
@@ -54,19 +69,20 @@ impl Published {
             let this = Arc::clone(self);
             tokio::task::spawn_blocking(move || this.encode(from)).await.unwrap_or(Err(NotEncoded))
         };
-        let bytes = cell.get_or_try_init(encode).await?;
-        if from.is_some() {
-            self.answer_bytes.fetch_max(bytes.len(), Ordering::Relaxed);
-        }
-        Ok(bytes.clone())
+        cell.get_or_try_init(encode).await.cloned()
     }
 
     fn encode(&self, from: Option<u64>) -> Result<Bytes, NotEncoded> {
         let answer = from.map_or_else(|| self.edition.full(), |from| self.edition.delta(from));
-        serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| {
+        let bytes = serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| {
             error!(%error, "snapshot cannot be encoded");
             NotEncoded
-        })
+        })?;
+        if from.is_some() {
+            self.answer_bytes.fetch_max(bytes.len(), Ordering::Relaxed);
+            self.delta_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        }
+        Ok(bytes)
     }
 }
 

@@ -141,12 +141,12 @@ impl Space {
         Ok(Written { ids: accepted.ids, revision: accepted.changes.revision })
     }
 
-    /// The registry answered.
-    pub(crate) fn hear(&self, followed: &Followed, heard: &Heard) {
+    /// The registry answered what it was asked at `asked`.
+    pub(crate) fn hear(&self, followed: &Followed, heard: &Heard, asked: Moment) {
         let now = self.clock.now();
         let mut ahead = locked(&self.ahead);
         let before = (ahead.world.is_loaded(), Arc::clone(ahead.world.snapshot()));
-        ahead.world.follow(followed, heard, now);
+        ahead.world.follow(followed, heard, asked, now);
         ahead.heard_at = Some(now);
         if !before.0 || !Arc::ptr_eq(&before.1, ahead.world.snapshot()) {
             ahead.pending.instances.get_or_insert(now);

@@ -31,6 +31,13 @@ impl Touched {
         self.len() == 0
     }
 
+    /// How many bytes their names take.
+    pub fn bytes(&self) -> usize {
+        let rules = self.rules.iter().map(|id| id.as_str().len());
+        let instances = self.instances.keys().map(|(name, id)| name.as_str().len() + id.as_str().len());
+        rules.chain(instances).sum()
+    }
+
     /// Adds what a later step touched.
     pub fn absorb(&mut self, later: &Self) {
         self.rules.extend(later.rules.iter().cloned());
@@ -109,8 +116,9 @@ impl World {
     /// here: a failed read is not an empty list, and while the registry is away nothing goes stale or gone.
     ///
     /// When the registry has begun a new life (design.md 5, settled point 9), instances that it lacks stay
-    /// until their own time to live has passed since, or until they register again.
-    pub fn follow(&mut self, followed: &Followed, heard: &Heard, now: Moment) {
+    /// until their own time to live has passed since, or until they register again. An answer speaks for
+    /// the time `asked`, not for later: it may have lain unread while control stood still.
+    pub fn follow(&mut self, followed: &Followed, heard: &Heard, asked: Moment, now: Moment) {
         let epoch = &followed.position().epoch;
         if self.loaded && *epoch != self.epoch {
             for (key, instance) in self.snapshot.instances() {
@@ -134,7 +142,7 @@ impl World {
             }
         }
         let over: Vec<_> =
-            self.stale.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
+            self.stale.iter().filter(|(_, until)| **until <= asked).map(|(key, _)| key.clone()).collect();
         for key in over {
             self.delete(&key, Reason::Expired);
         }

@@ -48,7 +48,7 @@ pub struct ProxyReport {
     pub index: u64,
     /// The revision that is serving traffic there.
     pub revision: u64,
-    /// How long the newest snapshot has been waiting to be served there; 0 when it is.
+    /// How long ago the first snapshot was published that is not served there yet; 0 when none is.
     pub lag_ms: u64,
     /// A poll is in flight or ended less than 5 s ago.
     pub connected: bool,

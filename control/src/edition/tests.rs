@@ -117,6 +117,17 @@ fn the_history_remembers_no_more_entries_than_are_worth_a_delta() {
 }
 
 #[test]
+fn the_history_remembers_no_more_bytes_than_it_may() {
+    let long = |n: u64| RuleId::new(format!("{n}-{}", "x".repeat(TOUCHED_BYTES_MAX / 4))).unwrap();
+    let mut edition = Edition::first("e".into(), Arc::default(), Moment::millis(0));
+    for n in 1..20 {
+        let touched = Touched { rules: [long(n)].into(), ..Touched::default() };
+        edition = edition.next(Arc::new(Snapshot::new(n, [], [])), touched, Moment::millis(n));
+    }
+    assert_eq!(edition.steps_after(0).count(), 3);
+}
+
+#[test]
 fn a_write_that_changed_nothing_is_a_delta_with_empty_sets() {
     let list = revisions(2);
     let answer = serde_json::to_value(list[1].delta(1)).unwrap();

@@ -29,11 +29,11 @@ impl Registry {
         self.index += 1;
         let at = position(epoch, self.index, set);
         self.followed.apply(at, Update::Full(set.to_vec())).unwrap();
-        world.follow(&self.followed, &Heard::Everything, Moment::millis(now));
+        world.follow(&self.followed, &Heard::Everything, Moment::millis(now), Moment::millis(now));
     }
 
     fn is_quiet(&self, world: &mut World, now: u64) {
-        world.follow(&self.followed, &Heard::Nothing, Moment::millis(now));
+        world.follow(&self.followed, &Heard::Nothing, Moment::millis(now), Moment::millis(now));
     }
 }
 
@@ -83,6 +83,18 @@ fn while_the_registry_is_not_heard_nothing_goes() {
 }
 
 #[test]
+fn an_answer_that_lay_unread_takes_nothing_out_that_may_have_registered_since() {
+    let (mut world, mut registry) = (World::default(), Registry::default());
+    registry.tells(&mut world, "e1", &[instance(1, 1, 10)], 0);
+    registry.tells(&mut world, "e2", &[], 1_000);
+    // Asked at 5 s, answered at once, read after a stop of the process.
+    world.follow(&registry.followed, &Heard::Nothing, Moment::millis(5_000), Moment::millis(40_000));
+    assert_eq!(held(&world), ["i1"]);
+    world.follow(&registry.followed, &Heard::Nothing, Moment::millis(40_001), Moment::millis(40_002));
+    assert!(held(&world).is_empty());
+}
+
+#[test]
 fn an_equal_set_or_a_renewal_touches_nothing() {
     let (mut world, mut registry) = (World::default(), Registry::default());
     registry.tells(&mut world, "e1", &[instance(1, 1, 30)], 0);
@@ -109,7 +121,7 @@ fn a_deleted_instance_keeps_the_reason_it_was_told() {
     let update = Update::Delta { from: 1, changes: vec![change] };
     registry.followed.apply(position("e1", 2, &[]), update).unwrap();
     let heard = Heard::Some(vec![(one.key(), Reason::Deregistered)]);
-    world.follow(&registry.followed, &heard, Moment::millis(5));
+    world.follow(&registry.followed, &heard, Moment::millis(5), Moment::millis(5));
     let (_, touched) = world.take();
     assert_eq!(touched.instances[&one.key()], Reason::Deregistered);
 }
