@@ -49,7 +49,9 @@ pub(crate) enum LogFormat {
 }
 
 /// What foreign libraries may say at most: their connection chatter is about clients, not about us.
-const CHATTY: [(&str, LevelFilter); 5] = [
+const CHATTY: [(&str, LevelFilter); 6] = [
+    // An instance that closes an idle connection is nobody's error: another connection is opened.
+    ("pingora_core::connectors", LevelFilter::OFF),
     ("pingora", LevelFilter::WARN),
     ("h2", LevelFilter::INFO),
     ("hyper", LevelFilter::INFO),

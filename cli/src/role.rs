@@ -95,6 +95,7 @@ pub(crate) fn start<R: Role>(program: &Command, argv: &[OsString]) -> Result<(),
         return output::raw(&layers.origins.listing()).map_err(Unparsed::Refused);
     }
     logging::start(args.program.log_level, args.program.log_format);
+    raise_open_files();
     if args.program.until_stdin_closes {
         end_with_parent();
     }
@@ -112,6 +113,16 @@ pub(crate) fn announce(role: &'static str) -> impl FnOnce(&[(&'static str, Socke
         let pairs: String = listeners.iter().map(|(name, address)| format!(" {name}={address}")).collect();
         // Nobody may be listening any more; the role serves all the same.
         let _ = output::line(&format!("listening role={role}{pairs}"));
+    }
+}
+
+/// Every role holds thousands of connections; the usual soft limit on open files is 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_err() {
+        tracing::warn!(limit = ?limit.current, "the limit on open files could not be raised");
     }
 }
 
