@@ -33,6 +33,11 @@ pub(crate) use front::Front;
 
 /// How many polls may be in flight. One more is answered 503 at once.
 const WAITERS_MAX: usize = 65_536;
+/// How many decoded bodies may be on their way to the store, which takes one after the other. Decoded, a
+/// body may take fifty times its length.
+const WRITES_MAX: usize = 8;
+/// How many writes may wait to be applied. Each looks at every proxy again and again.
+const APPLIED_WAITS_MAX: usize = 256;
 
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +50,9 @@ pub(crate) struct App {
     metrics: Arc<Metrics>,
     clock: Clock,
     waiters: Semaphore,
+    bodies: body::Bodies,
+    writes: Arc<Semaphore>,
+    applied_waits: Semaphore,
     closing: Closing,
 }
 
@@ -56,7 +64,17 @@ impl App {
         clock: Clock,
         closing: Closing,
     ) -> Self {
-        Self { spaces, auth, metrics, clock, waiters: Semaphore::new(WAITERS_MAX), closing }
+        Self {
+            spaces,
+            auth,
+            metrics,
+            clock,
+            waiters: Semaphore::new(WAITERS_MAX),
+            bodies: body::Bodies::default(),
+            writes: Arc::new(Semaphore::new(WRITES_MAX)),
+            applied_waits: Semaphore::new(APPLIED_WAITS_MAX),
+            closing,
+        }
     }
 }
 

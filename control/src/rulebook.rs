@@ -6,6 +6,11 @@ use std::sync::Arc;
 
 use control_api::{BadRule, RawRule, Rule, RuleId};
 
+/// How many rules a namespace may hold.
+pub const RULES_MAX: usize = 100_000;
+/// How many bytes its rules may take as JSON.
+pub const RULES_BYTES_MAX: usize = 64 << 20;
+
 /// Route rules or action rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -19,11 +24,11 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
     /// The id is one of these.
-    pub ids: Vec<String>,
+    pub ids: BTreeSet<String>,
     /// The rule carries every one of these.
-    pub tags: Vec<String>,
+    pub tags: BTreeSet<String>,
     /// The destination is one of these.
-    pub destinations: Vec<String>,
+    pub destinations: BTreeSet<String>,
     /// The rule is of this kind.
     pub kind: Option<Kind>,
 }
@@ -31,11 +36,19 @@ pub struct Filter {
 impl Filter {
     /// Whether it selects the rule.
     pub fn selects(&self, rule: &Rule) -> bool {
-        let among = |list: &[String], value: &str| list.is_empty() || list.iter().any(|one| one == value);
+        let among = |set: &BTreeSet<String>, value: &str| set.is_empty() || set.contains(value);
         among(&self.ids, rule.id.as_str())
             && among(&self.destinations, rule.destination.as_str())
-            && self.tags.iter().all(|tag| rule.tags.contains(tag))
+            && self.carried_by(rule)
             && self.kind.is_none_or(|kind| (kind == Kind::Route) == rule.route().is_some())
+    }
+
+    /// Both lists come from outside and may be long.
+    fn carried_by(&self, rule: &Rule) -> bool {
+        self.tags.is_empty() || {
+            let tags: BTreeSet<_> = rule.tags.iter().collect();
+            self.tags.iter().all(|tag| tags.contains(tag))
+        }
     }
 }
 
@@ -66,6 +79,9 @@ pub enum Refused {
         /// What is wrong.
         why: BadRule,
     },
+    /// The namespace would hold more than it may.
+    #[error("a namespace holds at most {RULES_MAX} rules and {RULES_BYTES_MAX} bytes of them")]
+    TooMuch,
     /// A rule that should be there is not.
     #[error("rule `{id}` does not exist")]
     NotFound {
@@ -101,12 +117,16 @@ pub struct Accepted {
 pub struct RuleBook {
     revision: u64,
     rules: BTreeMap<RuleId, Arc<Rule>>,
+    /// Of the rules as JSON.
+    bytes: usize,
 }
 
 impl RuleBook {
     /// The book as a store kept it.
     pub fn restore(revision: u64, rules: impl IntoIterator<Item = Arc<Rule>>) -> Self {
-        Self { revision, rules: rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect() }
+        let mut this = Self { revision, ..Self::default() };
+        rules.into_iter().for_each(|rule| this.put(rule));
+        this
     }
 
     /// Count of accepted writes.
@@ -126,8 +146,21 @@ impl RuleBook {
 
     /// The first id the filter names that is not there.
     pub fn missing<'a>(&self, filter: &'a Filter) -> Option<&'a str> {
-        let known: BTreeSet<_> = self.rules.keys().map(RuleId::as_str).collect();
-        filter.ids.iter().map(String::as_str).find(|id| !known.contains(id))
+        let is_there = |id: &str| RuleId::new(id).is_some_and(|id| self.rules.contains_key(&id));
+        filter.ids.iter().map(String::as_str).find(|id| !is_there(id))
+    }
+
+    fn put(&mut self, rule: Arc<Rule>) {
+        self.bytes += size(&rule);
+        if let Some(before) = self.rules.insert(rule.id.clone(), rule) {
+            self.bytes -= size(&before);
+        }
+    }
+
+    fn delete(&mut self, id: &RuleId) {
+        if let Some(rule) = self.rules.remove(id) {
+            self.bytes -= size(&rule);
+        }
     }
 
     /// Applies an edit as a whole or not at all. Every accepted edit adds one to the revision, also a
@@ -161,11 +194,12 @@ impl RuleBook {
                 changes.delete = self.select(&filter).into_iter().map(|rule| rule.id.clone()).collect();
             }
         }
-        for rule in &changes.put {
-            book.rules.insert(rule.id.clone(), Arc::clone(rule));
-        }
-        for id in &changes.delete {
-            book.rules.remove(id);
+        changes.put.iter().for_each(|rule| book.put(Arc::clone(rule)));
+        changes.delete.iter().for_each(|id| book.delete(id));
+        // Whoever holds more already, from a store that allowed it, may make it less.
+        if book.rules.len() > RULES_MAX.max(self.rules.len()) || book.bytes > RULES_BYTES_MAX.max(self.bytes)
+        {
+            return Err(Refused::TooMuch);
         }
         Ok(Accepted { book, changes, ids })
     }
@@ -183,6 +217,10 @@ fn checked(raw: Vec<RawRule>, mut new_id: impl FnMut() -> String) -> Result<Vec<
         Rule::try_from(raw).map(Arc::new).map_err(|why| Refused::Invalid { index, id, why })
     };
     raw.into_iter().enumerate().map(check).collect()
+}
+
+fn size(rule: &Rule) -> usize {
+    serde_json::to_vec(rule).expect("a rule is plain data and always encodes").len()
 }
 
 /// Of two rules with one id in one request the last wins.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use control_api::{Applied, ProxyReport, RuleId};
 use registry_api::{ContentHash, Followed, Namespace};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tracing::error;
 
 use crate::clock::Clock;
@@ -113,10 +113,18 @@ impl Space {
     }
 
     /// Checks an edit, keeps it durably, and hands it to the publisher. Once begun it is finished, whether
-    /// or not the caller stays to hear of it.
-    pub(crate) async fn edit(self: &Arc<Self>, edit: Edit) -> Result<Written, NotWritten> {
+    /// or not the caller stays to hear of it; its place among the writes is given back then.
+    pub(crate) async fn edit(
+        self: &Arc<Self>,
+        edit: Edit,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Written, NotWritten> {
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.edit_in_turn(edit).await }).await.unwrap_or(Err(NotWritten::Failed))
+        let finished = async move {
+            let _place = place;
+            this.edit_in_turn(edit).await
+        };
+        tokio::spawn(finished).await.unwrap_or(Err(NotWritten::Failed))
     }
 
     async fn edit_in_turn(self: Arc<Self>, edit: Edit) -> Result<Written, NotWritten> {

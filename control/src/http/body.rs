@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use control_api::RawRule;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use super::error::Refusal;
 
@@ -15,6 +17,14 @@ use super::error::Refusal;
 const BODY_MAX_BYTES: usize = 1 << 20;
 /// How long it may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of a body is read without asking for room; most writes are below, and never wait for others.
+const BODY_FREE_BYTES: usize = 16 << 10;
+/// How much room there is for what is longer, in all bodies together.
+const BODIES_MAX_BYTES: usize = 32 << 20;
+/// No valid rule is shorter, so more rules than fit into a body are not all valid, and need not be decoded:
+/// three bytes would become hundreds.
+const RULE_MIN_BYTES: usize = 50;
+const RULES_MAX: usize = BODY_MAX_BYTES / RULE_MIN_BYTES;
 /// How much of a body that is too long is thrown away before it is refused, so that a caller who sends
 /// before it reads still gets the answer.
 const DISCARD_MAX_BYTES: usize = 16 << 20;
@@ -24,21 +34,55 @@ const DISCARD_MAX_BYTES: usize = 16 << 20;
 const OBJECTS: &[&str] = &["match", "source", "route", "uri", "resilience"];
 const OBJECT_LISTS: &[&str] = &["rules", "all", "any", "none", "backends", "actions"];
 
-/// The whole body.
-pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
-    let read = async {
-        let mut body = body;
-        match Limited::new(&mut body, BODY_MAX_BYTES).collect().await {
-            Ok(whole) => Ok(whole.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                discard(body).await;
-                Err(Refusal::BodyTooLarge)
-            }
+/// The room for bodies that are being read or written.
+#[derive(Debug)]
+pub(super) struct Bodies(Semaphore);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Semaphore::new(BODIES_MAX_BYTES))
+    }
+}
+
+/// A whole body, and the room that it takes.
+#[derive(Debug)]
+pub(super) struct Received<'a> {
+    pub(super) bytes: Bytes,
+    _room: Option<SemaphorePermit<'a>>,
+}
+
+impl Bodies {
+    /// The whole body. What is long takes room as it arrives; without room it is refused.
+    pub(super) async fn read(&self, body: Body) -> Result<Received<'_>, Refusal> {
+        timeout(BODY_TIMEOUT, self.read_slowly(body)).await.unwrap_or(Err(Refusal::BodyTooSlow))
+    }
+
+    async fn read_slowly(&self, mut body: Body) -> Result<Received<'_>, Refusal> {
+        let mut bytes = BytesMut::new();
+        let mut room: Option<SemaphorePermit<'_>> = None;
+        while let Some(frame) = body.frame().await {
             // The caller broke off; nobody will read this.
-            Err(_) => Err(Refusal::InvalidJson),
+            let frame = frame.map_err(|_| Refusal::InvalidJson)?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = bytes.len() + data.len();
+            if length > BODY_MAX_BYTES {
+                discard(body).await;
+                return Err(Refusal::BodyTooLarge);
+            }
+            let taken = room.as_ref().map_or(0, SemaphorePermit::num_permits);
+            let more = u32::try_from(length.saturating_sub(BODY_FREE_BYTES + taken))
+                .expect("a body is no longer than BODY_MAX_BYTES");
+            if more > 0 {
+                let more = self.0.try_acquire_many(more).map_err(|_| Refusal::TooMuch("long bodies"))?;
+                match &mut room {
+                    Some(room) => room.merge(more),
+                    None => room = Some(more),
+                }
+            }
+            bytes.extend_from_slice(&data);
         }
-    };
-    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Refusal::BodyTooSlow))
+        Ok(Received { bytes: bytes.freeze(), _room: room })
+    }
 }
 
 async fn discard(mut body: Body) {
@@ -60,6 +104,9 @@ pub(super) fn rules(body: &[u8]) -> Result<Vec<RawRule>, Refusal> {
     match value.get("rules") {
         None | Some(Value::Null) => Err(Refusal::NoRules),
         Some(Value::Array(rules)) if rules.is_empty() => Err(Refusal::NoRules),
+        Some(Value::Array(rules)) if rules.len() > RULES_MAX => {
+            Err(Refusal::InvalidRule(format!("some of {} rules are empty", rules.len())))
+        }
         Some(Value::Array(rules)) => {
             // A rule of null is one without any field, as it is for the ancestor.
             let rule = |rule: &Value| serde_json::from_value::<Option<RawRule>>(rule.clone());
@@ -145,7 +192,33 @@ mod tests {
     #[tokio::test]
     async fn a_body_beyond_the_limit_is_refused_and_one_at_it_is_read() {
         let body = |length| Body::from(vec![b' '; length]);
-        assert_eq!(read(body(BODY_MAX_BYTES)).await.unwrap().len(), BODY_MAX_BYTES);
-        assert_eq!(read(body(BODY_MAX_BYTES + 1)).await, Err(Refusal::BodyTooLarge));
+        let bodies = Bodies::default();
+        let read = async |length| bodies.read(body(length)).await.map(|received| received.bytes.len());
+        assert_eq!(read(BODY_MAX_BYTES).await, Ok(BODY_MAX_BYTES));
+        assert_eq!(read(BODY_MAX_BYTES + 1).await, Err(Refusal::BodyTooLarge));
+    }
+
+    #[tokio::test]
+    async fn long_bodies_share_their_room_and_short_ones_need_none() {
+        let body = |length| Body::from(vec![b' '; length]);
+        let bodies = Bodies::default();
+        let mut held = Vec::new();
+        while let Ok(received) = bodies.read(body(BODY_MAX_BYTES)).await {
+            held.push(received);
+        }
+        assert_eq!(held.len(), 32, "what is free is not counted, so the rest is too short for one more");
+        let refused = bodies.read(body(BODY_MAX_BYTES)).await.map(|_| ());
+        assert_eq!(refused, Err(Refusal::TooMuch("long bodies")));
+        assert!(bodies.read(body(BODY_FREE_BYTES)).await.is_ok());
+        held.pop();
+        assert!(bodies.read(body(BODY_MAX_BYTES)).await.is_ok());
+    }
+
+    #[test]
+    fn more_rules_than_can_be_valid_are_refused_undecoded() {
+        let body = format!(r#"{{"rules":[{}{{}}]}}"#, "{},".repeat(RULES_MAX));
+        assert!(matches!(rules(body.as_bytes()), Err(Refusal::InvalidRule(_))));
+        let shortest = r#"{"destination":"d","actions":[{"action":"trace"}]}"#;
+        assert!(shortest.len() >= RULE_MIN_BYTES);
     }
 }

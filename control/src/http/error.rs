@@ -18,6 +18,7 @@ pub(crate) enum Refusal {
     InvalidJson,
     NoRules,
     InvalidRule(String),
+    TooManyRules(String),
     RuleNotFound(String),
     AuthMissing,
     AuthMalformed,
@@ -50,6 +51,9 @@ impl IntoResponse for Refusal {
             Self::NoRules => (S::BAD_REQUEST, "error_no_rules_provided", "No rules provided".to_owned()),
             Self::InvalidRule(why) => {
                 (S::BAD_REQUEST, "error_invalid_rule", format!("Invalid rule provided: {why}"))
+            }
+            Self::TooManyRules(why) => {
+                (S::BAD_REQUEST, "error_too_many_rules", format!("Too many rules: {why}"))
             }
             Self::RuleNotFound(id) => {
                 (S::NOT_FOUND, "error_rule_not_found", format!("Rule not found: `{id}`"))
@@ -94,6 +98,7 @@ impl From<Refused> for Refusal {
         match refused {
             Refused::NoRules => Self::NoRules,
             Refused::Invalid { .. } => Self::InvalidRule(refused.to_string()),
+            Refused::TooMuch => Self::TooManyRules(refused.to_string()),
             Refused::NotFound { id } => Self::RuleNotFound(id),
         }
     }

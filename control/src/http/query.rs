@@ -48,7 +48,8 @@ impl Query {
 
     /// Which rules are meant.
     pub(super) fn filter(&self, kind: Option<Kind>) -> Filter {
-        Filter { ids: self.all("id"), tags: self.all("tag"), destinations: self.all("destination"), kind }
+        let set = |name| self.all(name).into_iter().collect();
+        Filter { ids: set("id"), tags: set("tag"), destinations: set("destination"), kind }
     }
 
     /// How long a write waits to be applied; `None` when it does not (design.md 5, settled point 8).

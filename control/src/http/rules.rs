@@ -8,17 +8,21 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use control_api::{Applied, Rule, RuleId};
+use control_api::{Applied, RawRule, Rule, RuleId};
 use http::{HeaderValue, StatusCode, Uri};
 use registry_api::Namespace;
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 
 use super::auth::Tenant;
 use super::error::Refusal;
 use super::query::Query;
 use super::{App, body, json};
 use crate::rulebook::{Edit, Filter, Kind, RuleBook};
-use crate::space::Written;
+use crate::space::{Space, Written};
+
+/// Lists of namespaces with more rules are made off the request threads.
+const INLINE_RULES_MAX: usize = 256;
 
 type Outcome = Result<Response, Refusal>;
 
@@ -50,10 +54,7 @@ pub(super) async fn add(
     uri: Uri,
     body: Body,
 ) -> Outcome {
-    let wait = Query::of(&uri)?.applied_wait()?;
-    let raw = body::rules(&body::read(body).await?)?;
-    let written = write(&app, &namespace, Edit::Upsert(raw)).await?;
-    Ok(answer(&app, &namespace, written, wait, StatusCode::CREATED).await)
+    write_body(&app, &namespace, &uri, body, Edit::Upsert, StatusCode::CREATED).await
 }
 
 /// `PUT /v1/rules`
@@ -63,16 +64,13 @@ pub(super) async fn update(
     uri: Uri,
     body: Body,
 ) -> Outcome {
-    let wait = Query::of(&uri)?.applied_wait()?;
-    let raw = body::rules(&body::read(body).await?)?;
-    let written = write(&app, &namespace, Edit::Replace(raw)).await?;
-    Ok(answer(&app, &namespace, written, wait, StatusCode::OK).await)
+    write_body(&app, &namespace, &uri, body, Edit::Replace, StatusCode::OK).await
 }
 
 /// `DELETE /v1/rules`
 pub(super) async fn delete(State(app): State<Arc<App>>, Tenant(namespace): Tenant, uri: Uri) -> Outcome {
     let query = Query::of(&uri)?;
-    delete_selected(&app, &namespace, query.filter(None), query.applied_wait()?).await
+    delete_selected(&app, &namespace, query.filter(None), Wait::of(&app, &query)?).await
 }
 
 /// `DELETE /v1/rules/routes/<destination>`
@@ -102,17 +100,17 @@ pub(super) async fn list(State(app): State<Arc<App>>, Tenant(namespace): Tenant,
     if let Some(id) = book.missing(&filter) {
         return Err(Refusal::RuleNotFound(id.to_owned()));
     }
-    Ok(rule_set(&book, &filter))
+    rule_set(book, filter).await
 }
 
 /// `GET /v1/rules/routes`
 pub(super) async fn routes(State(app): State<Arc<App>>, Tenant(namespace): Tenant, uri: Uri) -> Outcome {
-    by_service(&app, &namespace, Kind::Route, &uri)
+    by_service(&app, &namespace, Kind::Route, &uri).await
 }
 
 /// `GET /v1/rules/actions`
 pub(super) async fn actions(State(app): State<Arc<App>>, Tenant(namespace): Tenant, uri: Uri) -> Outcome {
-    by_service(&app, &namespace, Kind::Actions, &uri)
+    by_service(&app, &namespace, Kind::Actions, &uri).await
 }
 
 /// `GET /v1/rules/routes/<destination>`; the query is ignored.
@@ -121,7 +119,7 @@ pub(super) async fn routes_of(
     Tenant(namespace): Tenant,
     destination: Destination,
 ) -> Outcome {
-    Ok(rule_set(&book(&app, &namespace), &of(Kind::Route, destination)?))
+    rule_set(book(&app, &namespace), of(Kind::Route, destination)?).await
 }
 
 /// `GET /v1/rules/actions/<destination>`; the query is ignored.
@@ -130,7 +128,7 @@ pub(super) async fn actions_of(
     Tenant(namespace): Tenant,
     destination: Destination,
 ) -> Outcome {
-    Ok(rule_set(&book(&app, &namespace), &of(Kind::Actions, destination)?))
+    rule_set(book(&app, &namespace), of(Kind::Actions, destination)?).await
 }
 
 /// One decoded segment of the path; what is no UTF-8 names nothing.
@@ -139,24 +137,43 @@ type Destination = Result<Path<String>, axum::extract::rejection::PathRejection>
 fn of(kind: Kind, destination: Destination) -> Result<Filter, Refusal> {
     let Path(destination) =
         destination.map_err(|_| Refusal::InvalidParameter("the destination is no UTF-8".to_owned()))?;
-    Ok(Filter { destinations: vec![destination], kind: Some(kind), ..Filter::default() })
+    Ok(Filter { destinations: [destination].into(), kind: Some(kind), ..Filter::default() })
 }
 
 fn book(app: &App, namespace: &Namespace) -> Arc<RuleBook> {
     app.spaces.get(namespace).map(|space| space.book()).unwrap_or_default()
 }
 
-fn rule_set(book: &RuleBook, filter: &Filter) -> Response {
-    json(StatusCode::OK, &RuleSet { rules: book.select(filter), revision: book.revision() })
+async fn rule_set(book: Arc<RuleBook>, filter: Filter) -> Outcome {
+    beside(&book, {
+        let book = Arc::clone(&book);
+        move || json(StatusCode::OK, &RuleSet { rules: book.select(&filter), revision: book.revision() })
+    })
+    .await
 }
 
-fn by_service(app: &App, namespace: &Namespace, kind: Kind, uri: &Uri) -> Outcome {
-    let filter = Query::of(uri)?.filter(Some(kind));
-    let mut services: BTreeMap<String, Vec<Arc<Rule>>> = BTreeMap::new();
-    for rule in book(app, namespace).select(&filter) {
-        services.entry(rule.destination.to_string()).or_default().push(rule);
+/// Long lists are selected and encoded off the request threads.
+async fn beside(book: &RuleBook, list: impl FnOnce() -> Response + Send + 'static) -> Outcome {
+    if book.rules().len() <= INLINE_RULES_MAX {
+        return Ok(list());
     }
-    Ok(json(StatusCode::OK, &Services { services }))
+    tokio::task::spawn_blocking(list).await.map_err(|_| Refusal::Internal)
+}
+
+async fn by_service(app: &App, namespace: &Namespace, kind: Kind, uri: &Uri) -> Outcome {
+    let filter = Query::of(uri)?.filter(Some(kind));
+    let book = book(app, namespace);
+    beside(&book, {
+        let book = Arc::clone(&book);
+        move || {
+            let mut services: BTreeMap<String, Vec<Arc<Rule>>> = BTreeMap::new();
+            for rule in book.select(&filter) {
+                services.entry(rule.destination.to_string()).or_default().push(rule);
+            }
+            json(StatusCode::OK, &Services { services })
+        }
+    })
+    .await
 }
 
 async fn delete_of(
@@ -166,7 +183,7 @@ async fn delete_of(
     destination: Destination,
     uri: &Uri,
 ) -> Outcome {
-    let wait = Query::of(uri)?.applied_wait()?;
+    let wait = Wait::of(app, &Query::of(uri)?)?;
     delete_selected(app, namespace, of(kind, destination)?, wait).await
 }
 
@@ -174,28 +191,65 @@ async fn delete_selected(
     app: &App,
     namespace: &Namespace,
     filter: Filter,
-    wait: Option<Duration>,
+    wait: Option<Wait<'_>>,
 ) -> Outcome {
-    let written = write(app, namespace, Edit::Delete(filter)).await?;
-    Ok(answer(app, namespace, written, wait, StatusCode::OK).await)
+    let place = place(app).await?;
+    let space = app.spaces.open(namespace)?;
+    let written = space.edit(Edit::Delete(filter), place).await?;
+    Ok(answer(app, &space, written, wait, StatusCode::OK).await)
 }
 
-async fn write(app: &App, namespace: &Namespace, edit: Edit) -> Result<Written, Refusal> {
-    Ok(app.spaces.open(namespace)?.edit(edit).await?)
+async fn write_body(
+    app: &App,
+    namespace: &Namespace,
+    uri: &Uri,
+    body: Body,
+    edit: impl FnOnce(Vec<RawRule>) -> Edit,
+    status: StatusCode,
+) -> Outcome {
+    let wait = Wait::of(app, &Query::of(uri)?)?;
+    let received = app.bodies.read(body).await?;
+    let place = place(app).await?;
+    let edit = edit(body::rules(&received.bytes)?);
+    let space = app.spaces.open(namespace)?;
+    let written = space.edit(edit, place).await?;
+    drop(received);
+    Ok(answer(app, &space, written, wait, status).await)
+}
+
+/// A place among the writes on their way to the store.
+async fn place(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
+    // Fails only when the semaphore is closed, which it never is.
+    Arc::clone(&app.writes).acquire_owned().await.map_err(|_| Refusal::Internal)
+}
+
+/// That the answer is to be held until a write is applied, and the place among those that are.
+struct Wait<'a> {
+    timeout: Duration,
+    _place: SemaphorePermit<'a>,
+}
+
+impl<'a> Wait<'a> {
+    /// Taken before anything is written, so that who is refused may simply try again.
+    fn of(app: &'a App, query: &Query) -> Result<Option<Self>, Refusal> {
+        let Some(timeout) = query.applied_wait()? else { return Ok(None) };
+        let place = app.applied_waits.try_acquire().map_err(|_| Refusal::TooMuch("waiting writes"))?;
+        Ok(Some(Self { timeout, _place: place }))
+    }
 }
 
 /// A creation lists its ids, another write has no body; both say more when they waited.
 async fn answer(
     app: &App,
-    namespace: &Namespace,
+    space: &Space,
     written: Written,
-    wait: Option<Duration>,
+    wait: Option<Wait<'_>>,
     status: StatusCode,
 ) -> Response {
     let Written { ids, revision } = written;
-    let applied = match (wait, app.spaces.get(namespace)) {
-        (Some(wait), Some(space)) => Some(space.wait_applied(revision, wait, app.closing.clone()).await),
-        _ => None,
+    let applied = match wait {
+        Some(wait) => Some(space.wait_applied(revision, wait.timeout, app.closing.clone()).await),
+        None => None,
     };
     let body = WriteAnswer {
         ids: (status == StatusCode::CREATED).then_some(ids),

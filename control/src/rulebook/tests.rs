@@ -33,7 +33,7 @@ fn two() -> RuleBook {
 
 #[test]
 fn filters_select_as_f01_to_f04_say() {
-    let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<BTreeSet<_>>();
     let tags = |items: &[&str]| Filter { tags: list(items), ..Filter::default() };
     let destinations = |items: &[&str]| Filter { destinations: list(items), ..Filter::default() };
     let kind = |kind| Filter { kind: Some(kind), ..Filter::default() };
@@ -78,7 +78,7 @@ fn posting_again_replaces_and_every_accepted_write_counts_once() {
     assert_eq!(one.revision(), 1);
     let two = one.edit(Edit::Upsert(vec![route("x", "b")]), no_id).unwrap().book;
     assert_eq!((two.revision(), two.rules().len()), (2, 2));
-    let nothing = Filter { ids: vec!["nobody".to_owned()], ..Filter::default() };
+    let nothing = Filter { ids: ["nobody".to_owned()].into(), ..Filter::default() };
     let three = two.edit(Edit::Delete(nothing), no_id).unwrap();
     assert_eq!((three.book.revision(), three.changes.delete.len()), (3, 0));
     let four = three.book.edit(Edit::Delete(Filter::default()), no_id).unwrap().book;
@@ -100,6 +100,27 @@ fn one_refused_rule_refuses_the_whole_edit() {
         let refused = before.edit(edit.clone(), no_id).unwrap_err().to_string();
         assert!(refused.starts_with(expected), "{edit:?}: {refused}");
     }
+}
+
+#[test]
+fn a_namespace_holds_so_many_rules_and_bytes_and_no_more() {
+    let upsert = |book: &RuleBook, rule| book.edit(Edit::Upsert(vec![rule]), no_id);
+    let one = Arc::new(Rule::try_from(route("r", "a")).unwrap());
+    let many = (0..RULES_MAX).map(|n| {
+        let id = RuleId::new(n.to_string()).unwrap();
+        Arc::new(Rule { id, ..(*one).clone() })
+    });
+    let full = RuleBook::restore(7, many);
+    assert_eq!(upsert(&full, route("more", "a")), Err(Refused::TooMuch));
+    assert_eq!(upsert(&full, route("0", "b")).unwrap().book.rules().len(), RULES_MAX);
+
+    let long = "x".repeat(RULES_BYTES_MAX / 2);
+    let half = upsert(&RuleBook::default(), route("0", &long)).unwrap().book;
+    assert_eq!(upsert(&half, route("1", &long)), Err(Refused::TooMuch));
+    let again = upsert(&half, route("0", &long)).unwrap().book;
+    assert_eq!(again.bytes, half.bytes);
+    let empty = again.edit(Edit::Delete(Filter::default()), no_id).unwrap().book;
+    assert_eq!(empty.bytes, 0);
 }
 
 #[test]

@@ -163,7 +163,7 @@ proptest! {
                     book = accepted.book;
                 }
                 Step::Drop(id) => {
-                    let ids = vec![format!("r{id}")];
+                    let ids = [format!("r{id}")].into();
                     let filter = crate::rulebook::Filter { ids, ..Default::default() };
                     let accepted = book.edit(Edit::Delete(filter), String::new).unwrap();
                     world.edit(&accepted.changes);

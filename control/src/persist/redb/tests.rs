@@ -22,7 +22,7 @@ fn filled(directory: &Path) -> Vec<(Namespace, RuleBook)> {
         &store,
         "a",
         &a,
-        Edit::Delete(crate::rulebook::Filter { ids: vec!["x".into()], ..Default::default() }),
+        Edit::Delete(crate::rulebook::Filter { ids: ["x".into()].into(), ..Default::default() }),
     );
     let b = write(&store, "b", &RuleBook::default(), Edit::Upsert(vec![raw("x")]));
     let b = write(&store, "b", &b, Edit::Delete(crate::rulebook::Filter::default()));
