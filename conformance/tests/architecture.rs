@@ -190,6 +190,21 @@ fn every_file_says_first_what_it_is_for_and_none_is_called_util() {
     }
 }
 
+#[test]
+fn the_architecture_page_names_every_room() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the page is there");
+    let words: BTreeSet<&str> = page.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    for (path, _) in sources(&root()) {
+        let top = path.parent().is_some_and(|parent| parent.ends_with("src"));
+        let role = ["registry/src", "control/src", "control/api", "proxy", "cli"]
+            .iter()
+            .any(|r| path.starts_with(r));
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let named = words.contains(stem) || ["lib", "main"].contains(&stem);
+        assert!(!(top && role) || named, "ARCHITECTURE.md does not name {}", path.display());
+    }
+}
+
 /// Every Rust file below `src` and `tests` folders, relative to the root.
 fn sources(root: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
