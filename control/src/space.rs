@@ -16,7 +16,7 @@ use crate::metrics::{Levels, Metrics};
 use crate::moment::Moment;
 use crate::persist::RuleStore;
 use crate::publish::Published;
-use crate::roster::{Caller, Roster};
+use crate::roster::{CONNECTED_FOR, Caller, Roster};
 use crate::rulebook::{Edit, Refused, RuleBook};
 use crate::window::{self, Load, Pending};
 use crate::world::{Heard, World};
@@ -232,7 +232,8 @@ impl Space {
             if applied.laggards.is_empty() || now >= deadline || closing.is_announced() {
                 return applied;
             }
-            let wake = lapse.map_or(deadline, |lapse| lapse.min(deadline));
+            // Who is in the middle of a poll now lapses no earlier than this, should the poll break off.
+            let wake = lapse.unwrap_or(now + CONNECTED_FOR).min(deadline);
             tokio::select! {
                 // In any order: each only makes us look again.
                 _ = acknowledged.changed() => self.clock.pause(LOOK_COST * applied.proxies as u32).await,

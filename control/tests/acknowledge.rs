@@ -140,6 +140,25 @@ async fn a_proxy_that_goes_away_holds_no_write_back() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_goes_away_in_the_middle_of_its_poll_holds_no_write_back_either() {
+    let (_registry, control) = started(&[]).await;
+    let first = poll(&control.http, "node=falling").await;
+    // It will not take the next snapshot, so its poll is still in flight when the write begins to wait.
+    let query = format!("{}&node=falling&rejected={}", after(&first), index(&first) + 1);
+    let http = control.http.clone();
+    let falling = tokio::spawn(async move { poll(&http, query).await });
+    control.eventually("/v1/proxies", |answer| !answer.json()["proxies"][0]["rejected"].is_null()).await;
+    let begun = Instant::now();
+    let http = control.http.clone();
+    let write = tokio::spawn(async move { http.delete("/v1/rules?wait=applied&timeout=15s").await });
+    control.eventually("/v1/rules", |answer| answer.json()["revision"] == json!(1)).await;
+    falling.abort();
+    let answer = support::within(write).await.unwrap().is(200);
+    assert_eq!(answer.json()["applied"], json!({"proxies": 0, "serving": 0, "laggards": []}));
+    assert!(begun.elapsed() < Duration::from_secs(12));
+}
+
+#[tokio::test]
 async fn the_way_of_a_change_is_measured_per_proxy() {
     let (_registry, control) = started(&[]).await;
     let http = &control.http;
