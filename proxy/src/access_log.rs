@@ -1,5 +1,5 @@
-//! The access log: one line of JSON per request (spec/control-and-proxy.md 3.8), handed to one writer thread
-//! through a bounded queue. It never makes a request wait: what does not fit is dropped and counted.
+//! The access log: one line of JSON per request (spec/control-and-proxy.md 3.8), gathered in a bounded buffer that one
+//! thread writes. It never makes a request wait for a file: what does not fit is dropped and counted.
 
 mod record;
 
@@ -7,9 +7,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,31 +18,57 @@ pub use record::{Flag, Flags, Record, VALUE_MAX_BYTES};
 
 use crate::config::LogTarget;
 
-/// How many lines may wait for the writer.
+/// How many lines may wait to be written, those being written included.
 pub const QUEUE_LINES_MAX: usize = 8192;
-/// How many bytes may wait for the writer.
+/// How many bytes may wait to be written, those being written included.
 pub const QUEUE_BYTES_MAX: usize = 16 << 20;
-/// How much is gathered before it is written while lines keep coming.
-const WRITE_BYTES: usize = 64 << 10;
-
-enum Message {
-    Line(Vec<u8>),
-    /// Only wakes the writer, so that a reopened file exists before the next request.
-    Wake,
-    Flush(SyncSender<()>),
-}
+/// How long lines are gathered before they are written: under load no request pays for waking the writer.
+const GATHER: Duration = Duration::from_millis(20);
+/// The part of either bound at which lines are written at once.
+const HURRY_PART: usize = 4;
+/// Buffers that grew beyond this are given back.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// The access log of one proxy. Dropping it writes what is queued.
 pub struct AccessLog {
-    queue: Option<SyncSender<Message>>,
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 struct Shared {
-    queued_bytes: AtomicUsize,
-    reopen: AtomicBool,
+    queue: Mutex<Queue>,
+    /// For the writer: there is something to do.
+    wake: Condvar,
+    /// For those who wait for a flush.
+    written: Condvar,
     dropped: IntCounter,
+}
+
+/// What waits for the writer.
+#[derive(Default)]
+struct Queue {
+    text: Vec<u8>,
+    lines: usize,
+    /// What the writer has taken and not yet written.
+    taken_bytes: usize,
+    taken_lines: usize,
+    /// The writer sleeps until it is woken; otherwise it looks by itself soon.
+    asleep: bool,
+    hurry: bool,
+    reopen: bool,
+    ended: bool,
+    /// Flushes asked for and done, by number.
+    flushes_wanted: u64,
+    flushes_done: u64,
+}
+
+/// What the writer took to write at once.
+struct Batch {
+    text: Vec<u8>,
+    lines: usize,
+    reopen: bool,
+    flushes: u64,
+    last: bool,
 }
 
 impl fmt::Debug for AccessLog {
@@ -61,54 +85,122 @@ impl AccessLog {
     }
 
     fn start(sink: Sink, dropped: IntCounter) -> io::Result<Self> {
-        let (queue, lines) = sync_channel(QUEUE_LINES_MAX);
-        let shared =
-            Arc::new(Shared { queued_bytes: AtomicUsize::new(0), reopen: AtomicBool::new(false), dropped });
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            written: Condvar::new(),
+            dropped,
+        });
         let writer = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name("a8-access-log".to_owned())
-                .spawn(move || Writer { sink, shared, failing: false }.run(&lines))?
+                .spawn(move || Writer { sink, shared, failing: false }.run())?
         };
-        Ok(Self { queue: Some(queue), shared, writer: Mutex::new(Some(writer)) })
+        Ok(Self { shared, writer: Some(writer) })
     }
 
-    /// Queues one line. Never waits.
+    /// Queues one line. Never waits for the file.
     pub fn write(&self, record: &Record<'_>) {
         let line = record.to_line();
-        let bytes = line.len();
-        let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let queue = self.queue.as_ref().filter(|_| queued + bytes <= QUEUE_BYTES_MAX);
-        if queue.is_none_or(|queue| queue.try_send(Message::Line(line)).is_err()) {
-            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.shared.dropped.inc();
+        let mut queue = self.shared.queue();
+        if !queue.has_room_for(line.len()) {
+            drop(queue);
+            return self.shared.dropped.inc();
+        }
+        queue.text.extend_from_slice(&line);
+        queue.lines += 1;
+        let is_full =
+            queue.lines >= QUEUE_LINES_MAX / HURRY_PART || queue.text.len() >= QUEUE_BYTES_MAX / HURRY_PART;
+        let hurried = is_full && !std::mem::replace(&mut queue.hurry, is_full);
+        let woken = std::mem::take(&mut queue.asleep);
+        drop(queue);
+        if hurried || woken {
+            self.shared.wake.notify_one();
         }
     }
 
     /// Opens the file anew, for whoever moved it away. Lines that are queued go to the new file.
     pub fn reopen(&self) {
-        self.shared.reopen.store(true, Ordering::Release);
-        if let Some(queue) = &self.queue {
-            // A full queue wakes the writer by itself.
-            let _ = queue.try_send(Message::Wake);
-        }
+        self.shared.urge(|queue| queue.reopen = true);
     }
 
     /// Waits until everything queued before is written, at most `within`; says whether it was.
     pub fn flush(&self, within: Duration) -> bool {
-        let (done, is_done) = sync_channel(1);
-        // A full queue is no reason to wait without a bound: the writer is stuck, then.
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Message::Flush(done)).is_ok());
-        sent && is_done.recv_timeout(within).is_ok()
+        let mut number = 0;
+        self.shared.urge(|queue| {
+            queue.flushes_wanted += 1;
+            number = queue.flushes_wanted;
+        });
+        let done = self
+            .shared
+            .written
+            .wait_timeout_while(self.shared.queue(), within, |queue| queue.flushes_done < number)
+            .unwrap_or_else(PoisonError::into_inner);
+        !done.1.timed_out()
     }
 }
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        self.queue = None;
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
+        self.shared.urge(|queue| queue.ended = true);
+        if let Some(writer) = self.writer.take() {
             let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what the writer is to do, and has it done now.
+    fn urge(&self, change: impl FnOnce(&mut Queue)) {
+        let mut queue = self.queue();
+        change(&mut queue);
+        queue.hurry = true;
+        queue.asleep = false;
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// What is to be written next, put into `text`, which is empty. Waits for it, and then for more to come.
+    fn take(&self, text: Vec<u8>) -> Batch {
+        let mut queue = self.queue();
+        queue.asleep = queue.text.is_empty() && !queue.hurry;
+        let queue = self.wake.wait_while(queue, |queue| queue.asleep).unwrap_or_else(PoisonError::into_inner);
+        let gathered = self.wake.wait_timeout_while(queue, GATHER, |queue| !queue.hurry);
+        let mut queue = gathered.unwrap_or_else(PoisonError::into_inner).0;
+        queue.take(text)
+    }
+
+    /// The batch is written, or lost.
+    fn done(&self, batch: &Batch) {
+        let mut queue = self.queue();
+        (queue.taken_bytes, queue.taken_lines) = (0, 0);
+        queue.flushes_done = batch.flushes;
+        drop(queue);
+        self.written.notify_all();
+    }
+}
+
+impl Queue {
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.lines + self.taken_lines < QUEUE_LINES_MAX
+            && self.text.len() + self.taken_bytes + bytes <= QUEUE_BYTES_MAX
+    }
+
+    fn take(&mut self, text: Vec<u8>) -> Batch {
+        self.hurry = false;
+        self.taken_bytes = self.text.len();
+        self.taken_lines = self.lines;
+        Batch {
+            text: std::mem::replace(&mut self.text, text),
+            lines: std::mem::take(&mut self.lines),
+            reopen: std::mem::take(&mut self.reopen),
+            flushes: self.flushes_wanted,
+            last: self.ended,
         }
     }
 }
@@ -151,44 +243,27 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, lines: &Receiver<Message>) {
-        let (mut buffer, mut count) = (Vec::with_capacity(WRITE_BYTES), 0);
-        let mut next = lines.recv().ok();
-        while let Some(message) = next.take() {
-            match message {
-                Message::Line(line) => {
-                    self.shared.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                    buffer.extend_from_slice(&line);
-                    count += 1;
-                }
-                Message::Wake => {}
-                Message::Flush(done) => {
-                    self.put(&mut buffer, &mut count);
-                    let _ = done.try_send(());
-                }
+    fn run(mut self) {
+        let mut spare = Vec::new();
+        loop {
+            let mut batch = self.shared.take(spare);
+            self.put(&batch);
+            self.shared.done(&batch);
+            if batch.last {
+                return;
             }
-            next = match lines.try_recv() {
-                Ok(message) if buffer.len() < WRITE_BYTES => Some(message),
-                Ok(message) => {
-                    self.put(&mut buffer, &mut count);
-                    Some(message)
-                }
-                Err(TryRecvError::Empty) => {
-                    self.put(&mut buffer, &mut count);
-                    lines.recv().ok()
-                }
-                Err(TryRecvError::Disconnected) => None,
-            };
+            batch.text.clear();
+            batch.text.shrink_to(KEPT_BYTES_MAX);
+            spare = batch.text;
         }
-        self.put(&mut buffer, &mut count);
     }
 
     /// Writes whole lines. What cannot be written is dropped and counted: the next lines may fare better.
-    fn put(&mut self, buffer: &mut Vec<u8>, count: &mut u64) {
-        if self.shared.reopen.swap(false, Ordering::Acquire) {
+    fn put(&mut self, batch: &Batch) {
+        if batch.reopen {
             self.reopen();
         }
-        let written = self.sink.to.write_all(buffer).and_then(|()| self.sink.to.flush());
+        let written = self.sink.to.write_all(&batch.text).and_then(|()| self.sink.to.flush());
         match (&written, self.failing) {
             (Err(error), false) => tracing::error!(%error, "access log cannot be written"),
             (Ok(()), true) => tracing::info!("access log is written again"),
@@ -196,10 +271,8 @@ impl Writer {
         }
         self.failing = written.is_err();
         if self.failing {
-            self.shared.dropped.inc_by(*count);
+            self.shared.dropped.inc_by(batch.lines as u64);
         }
-        buffer.clear();
-        *count = 0;
     }
 
     fn reopen(&mut self) {

@@ -135,12 +135,12 @@ impl Record<'_> {
     /// The line, with its end.
     pub fn to_line(&self) -> Vec<u8> {
         let mut line = Line(String::with_capacity(640));
-        line.plain("status", self.status);
+        line.quoted("status", u64::from(self.status));
         line.plain("start_time", humantime::format_rfc3339_millis(at_least_1970(self.start)));
-        line.bare("request_time", self.duration.as_millis());
+        line.bare("request_time", millis(self.duration));
         match self.upstream_duration {
-            Some(time) => line.plain("upstream_response_time", time.as_millis()),
-            None => line.plain("upstream_response_time", '-'),
+            Some(time) => line.quoted("upstream_response_time", millis(time)),
+            None => line.text("upstream_response_time", ""),
         }
         line.text("src", self.src);
         line.text("dst", self.dst);
@@ -150,27 +150,32 @@ impl Record<'_> {
         line.escaped(cut(self.method));
         line.0.push(' ');
         line.escaped(cut(self.path));
-        let _ = write!(line.0, " {}\"", self.status);
-        line.plain("module", "A8PROXY");
+        line.0.push(' ');
+        line.number(u64::from(self.status));
+        line.0.push('"');
+        line.text("module", "A8PROXY");
         line.text("method", self.method);
         line.text("path", self.path);
         line.text("protocol", self.protocol);
-        line.plain("response_flags", self.flags);
+        if self.flags == Flags::default() {
+            line.text("response_flags", "");
+        } else {
+            line.plain("response_flags", self.flags);
+        }
         line.bytes("x_forwarded", self.x_forwarded);
         line.bytes("user_agent", self.user_agent);
         line.bytes("request_id", self.request_id);
         line.bytes("auth", self.authority);
         line.text("upstream_host", self.upstream_host);
-        let upstream_seconds = self.upstream_duration.map_or(0.0, |time| time.as_secs_f64());
-        line.bare("upstream_response_time_s", upstream_seconds);
+        line.seconds("upstream_response_time_s", self.upstream_duration.unwrap_or_default());
         let since_1970 = self.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        line.bare("timestamp_ms", since_1970.as_millis());
+        line.bare("timestamp_ms", millis(since_1970));
         line.end()
     }
 
     fn traces(&self, line: &mut Line) {
         if self.traces.is_empty() {
-            return line.plain(UNTRACED.0, UNTRACED.1);
+            return line.text(UNTRACED.0, UNTRACED.1);
         }
         for (at, (key, value)) in self.traces.iter().enumerate() {
             // One key twice makes a line that readers disagree about: the last one counts.
@@ -181,6 +186,10 @@ impl Record<'_> {
             line.trace(if taken { "trace_" } else { "" }, key, value);
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The library that writes times refuses those before 1970; a clock may stand there.
@@ -224,9 +233,44 @@ impl Line {
         let _ = write!(self.0, "\"{value}\"");
     }
 
-    fn bare(&mut self, key: &str, value: impl fmt::Display) {
+    fn quoted(&mut self, key: &str, value: u64) {
         self.key(key);
-        let _ = write!(self.0, "{value}");
+        self.0.push('"');
+        self.number(value);
+        self.0.push('"');
+    }
+
+    fn bare(&mut self, key: &str, value: u64) {
+        self.key(key);
+        self.number(value);
+    }
+
+    /// Seconds with as many digits as needed, down to a microsecond. Floating point would take far longer to write.
+    fn seconds(&mut self, key: &str, time: Duration) {
+        self.bare(key, time.as_secs());
+        let mut micros = u64::from(time.subsec_micros());
+        if micros == 0 {
+            return;
+        }
+        self.0.push('.');
+        let mut place = 100_000;
+        while micros > 0 {
+            self.number(micros / place);
+            micros %= place;
+            place /= 10;
+        }
+    }
+
+    fn number(&mut self, mut value: u64) {
+        // The longest number has twenty digits.
+        let mut digits = [b'0'; 20];
+        let mut start = digits.len();
+        while start == digits.len() || value > 0 {
+            start -= 1;
+            digits[start] += u8::try_from(value % 10).expect("a decimal digit fits a byte");
+            value /= 10;
+        }
+        self.0.push_str(std::str::from_utf8(&digits[start..]).expect("decimal digits are ASCII"));
     }
 
     /// Both the key and the value are an operator's.

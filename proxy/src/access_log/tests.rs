@@ -1,6 +1,6 @@
 //! Lines as readers get them, and what happens when the writer cannot keep up.
 
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, SystemTime};
 
 use prometheus::IntCounter;
@@ -67,6 +67,24 @@ fn absent_values_are_dashes_and_the_untraced_keep_the_ancestors_key() {
         assert_eq!(value[field], "-", "{field}");
     }
     assert_eq!(value["upstream_response_time_s"], 0);
+}
+
+#[test]
+fn times_have_as_many_digits_as_needed() {
+    for (micros, written) in [
+        (0, "0"),
+        (1, "0.000001"),
+        (1_500, "0.0015"),
+        (90_000, "0.09"),
+        (10_000_000, "10"),
+        (12_345_678, "12.345678"),
+    ] {
+        let timed = Record { upstream_duration: Some(Duration::from_micros(micros)), ..record() };
+        let text = line(&timed);
+        assert!(text.contains(&format!("\"upstream_response_time_s\":{written},")), "{micros}: {text}");
+        let millis = micros / 1000;
+        assert!(text.contains(&format!("\"upstream_response_time\":\"{millis}\",")), "{micros}: {text}");
+    }
 }
 
 #[test]
