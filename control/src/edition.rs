@@ -97,16 +97,14 @@ impl Edition {
         let (revision, hash) = (self.snapshot.revision(), self.snapshot.hash());
         self.steps.push_back(Arc::new(Step { index, revision, hash, at, touched }));
         let touched_max = self.entries().max(TOUCHED_MIN);
-        while self.steps.len() > STEPS_MAX
-            || self.touched > touched_max
-            || self.touched_bytes > TOUCHED_BYTES_MAX
+        while self.steps.len() > 1
+            && (self.steps.len() > STEPS_MAX
+                || self.touched > touched_max
+                || self.touched_bytes > TOUCHED_BYTES_MAX)
+            && let Some(oldest) = self.steps.pop_front()
         {
-            if self.steps.len() == 1 {
-                break;
-            }
-            let oldest = self.steps.pop_front();
-            self.touched -= oldest.as_ref().map_or(0, |step| step.touched.len());
-            self.touched_bytes -= oldest.map_or(0, |step| step.touched.bytes());
+            self.touched -= oldest.touched.len();
+            self.touched_bytes -= oldest.touched.bytes();
         }
         self
     }

@@ -38,6 +38,9 @@ const WAITERS_MAX: usize = 65_536;
 const WRITES_MAX: usize = 8;
 /// How many writes may wait to be applied. Each looks at every proxy again and again.
 const APPLIED_WAITS_MAX: usize = 256;
+/// How many bytes of long lists of rules may be in the making or on their way to callers, however slowly
+/// these take them. One more is answered 503.
+const LISTS_MAX_BYTES: usize = 256 << 20;
 
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,7 @@ pub(crate) struct App {
     bodies: body::Bodies,
     writes: Arc<Semaphore>,
     applied_waits: Semaphore,
+    lists: Arc<Semaphore>,
     closing: Closing,
 }
 
@@ -73,6 +77,7 @@ impl App {
             bodies: body::Bodies::default(),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
             applied_waits: Semaphore::new(APPLIED_WAITS_MAX),
+            lists: Arc::new(Semaphore::new(LISTS_MAX_BYTES)),
             closing,
         }
     }

@@ -139,6 +139,11 @@ impl RuleBook {
         &self.rules
     }
 
+    /// How many bytes the rules take as JSON.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The rules the filter selects, by id.
     pub fn select(&self, filter: &Filter) -> Vec<Arc<Rule>> {
         self.rules.values().filter(|rule| filter.selects(rule)).cloned().collect()

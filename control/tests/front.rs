@@ -195,3 +195,34 @@ async fn every_operation_is_counted_under_its_id() {
         assert!(text.contains(&format!("a8_control_request_duration_seconds_count{labels}")), "{labels}");
     }
 }
+
+#[tokio::test]
+async fn long_lists_are_whole_and_whoever_takes_none_of_them_leaves_others_theirs() {
+    let control = control(&[]).await;
+    let http = &control.http;
+    let tags: Vec<_> = (0..9_000).map(|n| format!("{n:0100}")).collect();
+    for id in 0..6 {
+        let rule = json!({"id": format!("r{id}"), "tags": &tags, "destination": "d",
+            "route": {"backends": [{"tags": ["v"]}]}});
+        http.post_rules(json!([rule])).await;
+    }
+    let list = http.get("/v1/rules").await.is(200);
+    assert_eq!(list.header("content-type"), "application/json; charset=utf-8");
+    assert_eq!(list.json()["rules"].as_array().unwrap().len(), 6);
+
+    // Each of these answers is too long for the buffers on its way, and nobody takes it.
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        let mut stream = tokio::net::TcpStream::connect(control.address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /v1/rules HTTP/1.1\r\nHost: h\r\n\r\n")
+            .await
+            .unwrap();
+        silent.push(stream);
+    }
+    let refused = control.eventually("/v1/rules", |answer| answer.status == 503).await;
+    assert_eq!(refused.json()["error"], "error_too_much");
+    http.get("/v1/rules?id=r1").await.is(503);
+    http.with_token("default").delete("/v1/rules?id=nobody").await.is(200);
+    drop(silent);
+    control.eventually("/v1/rules", |answer| answer.status == 200).await;
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use control_api::{Applied, RawRule, Rule, RuleId};
 use http::{HeaderValue, StatusCode, Uri};
 use registry_api::Namespace;
@@ -17,12 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use super::auth::Tenant;
 use super::error::Refusal;
 use super::query::Query;
-use super::{App, body, json};
+use super::{App, JSON, LISTS_MAX_BYTES, body, json};
 use crate::rulebook::{Edit, Filter, Kind, RuleBook};
 use crate::space::{Space, Written};
 
-/// Lists of namespaces with more rules are made off the request threads.
-const INLINE_RULES_MAX: usize = 256;
+/// Lists out of longer books are made off the request threads.
+const INLINE_MAX_BYTES: usize = 64 << 10;
 
 type Outcome = Result<Response, Refusal>;
 
@@ -100,7 +101,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, Tenant(namespace): Tenant,
     if let Some(id) = book.missing(&filter) {
         return Err(Refusal::RuleNotFound(id.to_owned()));
     }
-    rule_set(book, filter).await
+    rule_set(&app, book, filter).await
 }
 
 /// `GET /v1/rules/routes`
@@ -119,7 +120,7 @@ pub(super) async fn routes_of(
     Tenant(namespace): Tenant,
     destination: Destination,
 ) -> Outcome {
-    rule_set(book(&app, &namespace), of(Kind::Route, destination)?).await
+    rule_set(&app, book(&app, &namespace), of(Kind::Route, destination)?).await
 }
 
 /// `GET /v1/rules/actions/<destination>`; the query is ignored.
@@ -128,7 +129,7 @@ pub(super) async fn actions_of(
     Tenant(namespace): Tenant,
     destination: Destination,
 ) -> Outcome {
-    rule_set(book(&app, &namespace), of(Kind::Actions, destination)?).await
+    rule_set(&app, book(&app, &namespace), of(Kind::Actions, destination)?).await
 }
 
 /// One decoded segment of the path; what is no UTF-8 names nothing.
@@ -144,36 +145,57 @@ fn book(app: &App, namespace: &Namespace) -> Arc<RuleBook> {
     app.spaces.get(namespace).map(|space| space.book()).unwrap_or_default()
 }
 
-async fn rule_set(book: Arc<RuleBook>, filter: Filter) -> Outcome {
-    beside(&book, {
-        let book = Arc::clone(&book);
-        move || json(StatusCode::OK, &RuleSet { rules: book.select(&filter), revision: book.revision() })
-    })
-    .await
-}
-
-/// Long lists are selected and encoded off the request threads.
-async fn beside(book: &RuleBook, list: impl FnOnce() -> Response + Send + 'static) -> Outcome {
-    if book.rules().len() <= INLINE_RULES_MAX {
-        return Ok(list());
-    }
-    tokio::task::spawn_blocking(list).await.map_err(|_| Refusal::Internal)
+async fn rule_set(app: &App, book: Arc<RuleBook>, filter: Filter) -> Outcome {
+    let list = move |book: &RuleBook| RuleSet { rules: book.select(&filter), revision: book.revision() };
+    listed(app, book, list).await
 }
 
 async fn by_service(app: &App, namespace: &Namespace, kind: Kind, uri: &Uri) -> Outcome {
     let filter = Query::of(uri)?.filter(Some(kind));
-    let book = book(app, namespace);
-    beside(&book, {
-        let book = Arc::clone(&book);
-        move || {
-            let mut services: BTreeMap<String, Vec<Arc<Rule>>> = BTreeMap::new();
-            for rule in book.select(&filter) {
-                services.entry(rule.destination.to_string()).or_default().push(rule);
-            }
-            json(StatusCode::OK, &Services { services })
+    let list = move |book: &RuleBook| {
+        let mut services: BTreeMap<String, Vec<Arc<Rule>>> = BTreeMap::new();
+        for rule in book.select(&filter) {
+            services.entry(rule.destination.to_string()).or_default().push(rule);
         }
-    })
-    .await
+        Services { services }
+    };
+    listed(app, book(app, namespace), list).await
+}
+
+/// Answers with a list out of a book. Long ones are made off the request threads, and take room for as long
+/// as any byte of them is held.
+async fn listed<L: Serialize>(
+    app: &App,
+    book: Arc<RuleBook>,
+    list: impl FnOnce(&RuleBook) -> L + Send + 'static,
+) -> Outcome {
+    if book.bytes() <= INLINE_MAX_BYTES {
+        return Ok(json(StatusCode::OK, &list(&book)));
+    }
+    let room = u32::try_from(book.bytes().min(LISTS_MAX_BYTES)).map_err(|_| Refusal::Internal)?;
+    let room = Arc::clone(&app.lists).try_acquire_many_owned(room);
+    let mut room = room.map_err(|_| Refusal::TooMuch("long lists"))?;
+    let encode = move || {
+        let bytes = serde_json::to_vec(&list(&book))?;
+        // A filter may have left little.
+        drop(room.split(room.num_permits().saturating_sub(bytes.len())));
+        Ok::<_, serde_json::Error>(Bytes::from_owner(Listed { bytes, _room: room }))
+    };
+    let bytes = tokio::task::spawn_blocking(encode).await.map_err(|_| Refusal::Internal)?;
+    let bytes = bytes.map_err(|_| Refusal::Internal)?;
+    Ok((StatusCode::OK, [(http::header::CONTENT_TYPE, JSON)], bytes).into_response())
+}
+
+/// The bytes of a long list, and the room that they take.
+struct Listed {
+    bytes: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Listed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 async fn delete_of(
