@@ -4,6 +4,7 @@
 
 pub mod access_log;
 pub mod admin;
+mod alarm;
 pub mod background;
 pub mod board;
 mod chunks;

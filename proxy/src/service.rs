@@ -1,6 +1,8 @@
 //! Serves one client connection: tells the protocols apart, checks each head in its time, and hands one request
 //! after the other to the engine. It decides nothing about a request that is well formed.
 
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::connections::Connections;
@@ -92,11 +94,13 @@ impl ServerApp for Front {
 }
 
 impl Front {
-    async fn serve(&self, stream: Stream, mut shutdown: ShutdownWatch) {
+    async fn serve(&self, stream: Stream, shutdown: ShutdownWatch) {
         let mut wire = Box::new(Wire::new(stream));
+        // Registered once per connection, not once per request.
+        let mut down = pin!(ended(shutdown.clone()));
         let mut first = true;
         loop {
-            match self.next(&mut wire, first, &mut shutdown).await {
+            match self.next(&mut wire, first, down.as_mut()).await {
                 Next::Request(head) => {
                     let Some(reused) = self.request(wire, &head, &shutdown).await else { return };
                     wire = reused;
@@ -131,7 +135,11 @@ impl Front {
         wire.is_at_boundary().then_some(wire)
     }
 
-    async fn next(&self, wire: &mut Wire, first: bool, shutdown: &mut ShutdownWatch) -> Next {
+    /// `down` is ready once the proxy shuts down.
+    async fn next<D>(&self, wire: &mut Wire, first: bool, mut down: Pin<&mut D>) -> Next
+    where
+        D: Future<Output = ()>,
+    {
         let mut seen = 0;
         // On a new connection the time for the head starts with the connection, later with its first byte.
         let mut begun = first || !wire.held().is_empty();
@@ -146,23 +154,29 @@ impl Front {
             let filled = tokio::select! {
                 // A request that is already here is served even while the proxy shuts down.
                 biased;
-                filled = timeout_at(until, wire.fill()) => filled,
-                _ = shutdown.wait_for(|down| *down), if seen == 0 => return Next::End,
+                filled = wire.fill(until) => filled,
+                () = down.as_mut(), if seen == 0 => return Next::End,
             };
             match filled {
-                Ok(Ok(true)) if begun => {}
-                Ok(Ok(true)) => {
+                Some(Ok(true)) if begun => {}
+                Some(Ok(true)) => {
                     begun = true;
                     until = Instant::now() + self.limits.head_within;
                 }
-                Ok(Ok(false) | Err(_)) => return Next::End,
-                Err(_) if wire.held().is_empty() => return Next::End,
-                Err(_) => {
+                Some(Ok(false) | Err(_)) => return Next::End,
+                None if wire.held().is_empty() => return Next::End,
+                None => {
                     return Next::Refused(Reply::request_timeout("the head of the request took too long"));
                 }
             }
         }
     }
+}
+
+/// Returns when the proxy shuts down.
+async fn ended(mut shutdown: ShutdownWatch) {
+    // Whoever could say it being gone says it as well.
+    let _down = shutdown.wait_for(|down| *down).await;
 }
 
 /// What is held so far, of which `seen` bytes were looked at before; `None` when more is needed.

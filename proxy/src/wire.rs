@@ -3,7 +3,6 @@
 
 mod plumbing;
 
-use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -14,8 +13,9 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
+use crate::alarm::Alarm;
 use crate::chunks::{BadChunks, Chunks};
 use crate::clock;
 use crate::head::{Body, Head};
@@ -41,7 +41,7 @@ pub(crate) struct Wire {
     /// The client will send nothing more.
     ended: bool,
     signals: Arc<Signals>,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 /// What the engine may still read.
@@ -65,7 +65,7 @@ impl Wire {
             answered: false,
             ended: false,
             signals: Arc::new(Signals::new(clock::now())),
-            timer: None,
+            alarm: Alarm::default(),
         }
     }
 
@@ -92,9 +92,13 @@ impl Wire {
         if len == self.held.len() { std::mem::take(&mut self.held) } else { self.held.split_to(len) }
     }
 
-    /// Reads more into what is held; `false` at the end. Holds no buffer while it waits.
-    pub(crate) async fn fill(&mut self) -> io::Result<bool> {
-        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    /// Reads more into what is held; `false` at the end, `None` when nothing came in time. Holds no buffer while it waits.
+    pub(crate) async fn fill(&mut self, until: Instant) -> Option<io::Result<bool>> {
+        std::future::poll_fn(|cx| match self.poll_fill(cx) {
+            Poll::Ready(filled) => Poll::Ready(Some(filled)),
+            Poll::Pending => self.alarm.poll(until, cx).map(|()| None),
+        })
+        .await
     }
 
     /// Lets an engine read the body of the request whose head was taken.
@@ -181,12 +185,7 @@ impl Wire {
         if watch == Watch::Glance {
             return clock::now() >= until;
         }
-        let until = Instant::from_std(until);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if timer.deadline() != until {
-            timer.as_mut().reset(until);
-        }
-        timer.as_mut().poll(cx).is_ready()
+        self.alarm.poll(Instant::from_std(until), cx).is_ready()
     }
 
     /// At most `limit` bytes, of the held ones first.
@@ -202,6 +201,14 @@ impl Wire {
             buf.put_slice(&self.held[..len]);
             self.held.advance(len);
             return Poll::Ready(Ok(len));
+        }
+        if limit == buf.remaining() {
+            // Straight into the reader's memory, which would otherwise have to be cleared first.
+            let before = buf.filled().len();
+            ready!(self.inner().poll_read(cx, buf))?;
+            let read = buf.filled().len() - before;
+            self.ended |= read == 0 && limit > 0;
+            return Poll::Ready(Ok(read));
         }
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(limit));
         ready!(self.inner().poll_read(cx, &mut part))?;
