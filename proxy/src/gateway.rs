@@ -42,7 +42,8 @@ const CLOSED_BY_FAULT: ErrorType = ErrorType::Custom("closed by an action rule")
 pub(crate) struct Gateway {
     pub(crate) tables: Arc<Tables>,
     pub(crate) reports: Arc<Reports>,
-    pub(crate) delayed: AtomicUsize,
+    /// Requests that delays hold, over all threads.
+    pub(crate) delayed: Arc<AtomicUsize>,
 }
 
 #[async_trait]

@@ -24,6 +24,7 @@ pub mod resolve;
 mod respond;
 pub mod server;
 mod service;
+mod shard;
 mod signals;
 pub mod tables;
 mod tunnel;

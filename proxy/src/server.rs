@@ -1,4 +1,4 @@
-//! Starts the proxy's listeners and ends them in order: Pingora's services on runtimes of our own, because Pingora's
+//! Starts the proxy's listeners and ends them in order: Pingora's services on threads of our own, because Pingora's
 //! server sleeps through a fixed grace period whether anything is left to do or not.
 
 use std::future::Future;
@@ -13,13 +13,12 @@ use pingora::apps::{HttpServerOptions, ServerApp};
 use pingora::listeners::ListenerConfig;
 use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::protocols::l4::stream::L4BufferSettings;
-use pingora::proxy::http_proxy;
+use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds, ShutdownWatch};
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
 use registry_api::setting::BadSetting;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::clock;
@@ -30,13 +29,12 @@ use crate::gateway::Gateway;
 use crate::live::Live;
 use crate::reports::Reports;
 use crate::service::Front;
+use crate::shard::Shard;
 
 pub use crate::service::Limits;
 
-/// Connections to instances that are kept open while unused, over all instances.
+/// Connections to instances that are kept open while unused, over all instances and threads.
 const KEPT_CONNECTIONS_MAX: usize = 4096;
-/// Accepting is spread over this many tasks at most.
-const ACCEPTING_MAX: usize = 4;
 /// HTTP/2 towards clients: streams of one connection, bytes in flight of one stream and of one connection.
 const HTTP2_STREAMS_MAX: u32 = 128;
 const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
@@ -105,44 +103,72 @@ impl Server {
     {
         let connections =
             Arc::new(Connections::new(cap_of(raise_open_files()), Arc::clone(&self.live.metrics)));
-        let front = self.front(Arc::clone(&connections));
         let drain_within = self.limits.drain_within;
         let (down, is_down) = watch::channel(false);
-        let requests = runtime("a8-http", self.threads)?;
-        let operators = runtime("a8-admin", 1)?;
-        let ended =
-            requests.spawn(self.http.serve("http", front, is_down.clone(), self.threads.min(ACCEPTING_MAX)));
-        operators.spawn(self.admin.serve("admin", admin, is_down, 1));
+        let mut shards = self
+            .fronts(&connections)
+            .map(|front| Shard::start("a8-http", self.http.share()?.serve("http", front, is_down.clone())))
+            .collect::<io::Result<Vec<_>>>()?;
+        // From here on the port is the shards' alone: the last of them closes it.
+        drop(self.http);
+        let operators = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("a8-admin")
+            .enable_all()
+            .build()?;
+        operators.spawn(self.admin.serve("admin", admin, is_down));
         operators.block_on(async {
             stop.await;
             tracing::info!("draining");
             self.live.drain.begin();
             down.send_replace(true);
             // The listener is closed first, so that the last connection is the last.
-            let _closed = tokio::time::timeout(drain_within, ended).await;
+            let _closed = tokio::time::timeout(drain_within, async {
+                for shard in &mut shards {
+                    shard.served().await;
+                }
+            })
+            .await;
             if !connections.drained(drain_within).await {
                 tracing::warn!("requests in progress were cut off");
             }
         });
-        requests.shutdown_timeout(RUNTIME_ENDS_WITHIN);
+        // All are told before any is waited for.
+        let ending: Vec<_> = shards.into_iter().map(Shard::end).collect();
+        ending.into_iter().for_each(|ending| ending.wait(RUNTIME_ENDS_WITHIN));
         operators.shutdown_timeout(RUNTIME_ENDS_WITHIN);
         Ok(())
     }
 
-    fn front(&self, connections: Arc<Connections>) -> Front {
+    /// One engine per thread: their connections to instances are not shared, so that none is waited for in one thread and
+    /// used in another.
+    fn fronts(&self, connections: &Arc<Connections>) -> impl Iterator<Item = Front> {
         let reports = Arc::new(Reports {
             metrics: Arc::clone(&self.live.metrics),
             access_log: Arc::clone(&self.live.access_log),
             src: self.src.clone(),
         });
-        let gateway = Gateway {
-            tables: Arc::clone(&self.live.tables),
-            reports: Arc::clone(&reports),
-            delayed: AtomicUsize::new(0),
-        };
+        let delayed = Arc::new(AtomicUsize::new(0));
+        (0..self.threads).map(move |_| {
+            let gateway = Gateway {
+                tables: Arc::clone(&self.live.tables),
+                reports: Arc::clone(&reports),
+                delayed: Arc::clone(&delayed),
+            };
+            let proxy = Arc::new(self.engine(gateway));
+            Front {
+                proxy,
+                connections: Arc::clone(connections),
+                reports: Arc::clone(&reports),
+                limits: self.limits,
+            }
+        })
+    }
+
+    fn engine(&self, gateway: Gateway) -> HttpProxy<Gateway> {
         let conf = ServerConf {
-            threads: self.threads,
-            upstream_keepalive_pool_size: KEPT_CONNECTIONS_MAX,
+            threads: 1,
+            upstream_keepalive_pool_size: KEPT_CONNECTIONS_MAX.div_ceil(self.threads),
             // Attempts are counted per request; this is only the ceiling above them. Zero would give no answer.
             max_retries: ATTEMPTS_MAX as usize + 1,
             ..ServerConf::default()
@@ -159,7 +185,7 @@ impl Server {
         http2.initial_window_size(HTTP2_WINDOW_BYTES);
         http2.initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES);
         proxy.h2_options = Some(http2);
-        Front { proxy: Arc::new(proxy), connections, reports, limits: self.limits }
+        proxy
     }
 }
 
@@ -180,8 +206,13 @@ impl Door {
         })
     }
 
+    /// The same port for one more thread to accept from.
+    fn share(&self) -> io::Result<Self> {
+        Ok(Self { listener: self.listener.try_clone()?, address: self.address })
+    }
+
     /// Serves until the watch says so. The open port is handed over as Pingora hands ports to its successor.
-    async fn serve<A>(self, name: &'static str, app: A, down: ShutdownWatch, accepting: usize)
+    async fn serve<A>(self, name: &'static str, app: A, down: ShutdownWatch)
     where
         A: ServerApp + Send + Sync + 'static,
     {
@@ -192,10 +223,6 @@ impl Door {
         let mut service = Service::new(name.to_owned(), app);
         // Reads go straight into the buffers of whoever reads: an idle connection holds none.
         service.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::default().read(0)));
-        service.start_service(Some(open), down, accepting).await;
+        service.start_service(Some(open), down, 1).await;
     }
-}
-
-fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
 }
