@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::metrics::Metrics;
 
-/// The cap when the limit on open files cannot be read.
-const CAP_DEFAULT: usize = 4096;
 /// As many as the largest cap needs.
 const OPEN_FILES_WANTED: u64 = 1 << 19;
 /// Fewer would not serve, more would be a mistake in the limit.
@@ -73,20 +71,21 @@ impl Drop for Connection {
 }
 
 /// Raises this process's limit on open files as far as it may go, and says how far that is.
-pub(crate) fn raise_open_files() -> Option<u64> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    let wanted = hard.min(OPEN_FILES_WANTED);
-    if soft >= wanted || setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
-        return Some(soft);
+pub(crate) fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES_WANTED, |hard| hard.min(OPEN_FILES_WANTED));
+    // Without a limit there is nothing to raise.
+    let Some(soft) = limit.current else { return OPEN_FILES_WANTED };
+    if soft >= wanted || setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).is_err() {
+        return soft;
     }
-    Some(wanted)
+    wanted
 }
 
 /// How many connections a limit on open files allows: each may need one more towards an instance, and a fifth is
 /// left for everything else.
-pub(crate) fn cap_of(open_files: Option<u64>) -> usize {
-    let files = open_files.map_or(CAP_DEFAULT, |files| usize::try_from(files / 5 * 2).unwrap_or(CAP_MAX));
-    files.clamp(CAP_MIN, CAP_MAX)
+pub(crate) fn cap_of(open_files: u64) -> usize {
+    usize::try_from(open_files / 5 * 2).unwrap_or(CAP_MAX).clamp(CAP_MIN, CAP_MAX)
 }
 
 #[cfg(test)]
@@ -125,10 +124,8 @@ mod tests {
 
     #[test]
     fn the_cap_follows_the_limit_on_open_files() {
-        for (files, cap) in
-            [(Some(20_000), 8000), (Some(100), CAP_MIN), (Some(u64::MAX), CAP_MAX), (None, CAP_DEFAULT)]
-        {
-            assert_eq!(cap_of(files), cap, "{files:?}");
+        for (files, cap) in [(20_000, 8000), (100, CAP_MIN), (u64::MAX, CAP_MAX)] {
+            assert_eq!(cap_of(files), cap, "{files}");
         }
         assert_eq!(raise_open_files(), raise_open_files(), "as far as it may go is where it stays");
     }
