@@ -5,6 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry_api::{ContentHash, Instance};
+use serde::{Deserialize, Serialize};
+
+/// What clients of another protocol said about an instance beyond its native record: text that only that
+/// protocol's own module writes and reads. It is kept with the instance and no part of what watchers see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Extension(Arc<str>);
+
+impl Extension {
+    /// Takes any text.
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Self(text.as_ref().into())
+    }
+
+    /// The text as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// An instance with its exact lease, its content hash and its length on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +32,7 @@ pub struct Admitted {
     ttl: Duration,
     hash: ContentHash,
     bytes: usize,
+    extension: Option<Extension>,
 }
 
 impl Admitted {
@@ -21,7 +41,24 @@ impl Admitted {
         let instance = Instance { last_heartbeat: None, ..instance };
         // The canonical bytes of `Instance::content_hash`, which serve for the length as well.
         let json = serde_json::to_vec(&instance).expect("an instance is plain data and always encodes");
-        Self { hash: ContentHash::of(&json), bytes: json.len() + 1, instance: Arc::new(instance), ttl }
+        Self {
+            hash: ContentHash::of(&json),
+            bytes: json.len() + 1,
+            instance: Arc::new(instance),
+            ttl,
+            extension: None,
+        }
+    }
+
+    /// The same with an extension, or without one.
+    #[must_use]
+    pub fn extended(self, extension: Option<Extension>) -> Self {
+        Self { extension, ..self }
+    }
+
+    /// What another protocol keeps with it.
+    pub fn extension(&self) -> Option<&Extension> {
+        self.extension.as_ref()
     }
 
     /// What is shown to others; its `ttl` is the lease in whole seconds, rounded up.

@@ -6,20 +6,38 @@ use std::sync::Arc;
 
 use registry_api::{Change, ContentHash, Instance, InstanceId, Reason, ServiceName, Status};
 
-use crate::admitted::Admitted;
+use crate::admitted::{Admitted, Extension};
 use crate::history::{History, Recorded};
 use crate::lease::Lease;
+use crate::preservation::{self, Preservation, Threshold};
 use crate::query::Query;
+use crate::recent::{Action, Recent};
 use crate::timestamp::Timestamp;
 use crate::wheel::{Slot, Wheel};
+
+mod read_only;
+
+use read_only::ReadOnly;
+pub use read_only::Source;
 
 /// What somebody wants to happen.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Register, or replace what has the same id.
     Register(Admitted),
+    /// Replace what is known of a registered instance; it stays registered since when it was.
+    Amend(Admitted, Lived),
     /// Remove.
     Deregister(InstanceId),
+}
+
+/// What an amendment says about the instance's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lived {
+    /// It gave a sign of life: the lease begins anew.
+    Renewed,
+    /// Somebody else spoke: the lease goes on.
+    On,
 }
 
 /// Why a command is refused. Nothing was changed.
@@ -38,14 +56,21 @@ pub enum Refused {
 pub struct Catalog {
     entries: HashMap<InstanceId, Entry>,
     services: BTreeMap<ServiceName, Service>,
+    // The services by their names in upper case, for protocols whose names have no case.
+    folded: BTreeMap<String, BTreeSet<ServiceName>>,
+    statuses: BTreeMap<String, usize>,
     hash: ContentHash,
     bytes: usize,
     history: History,
+    recent: Recent,
+    edits: u64,
     // Exactly the instances that can expire.
     leases: Wheel<InstanceId>,
     // Before this moment no renewal could be heard.
     heard_since: Timestamp,
     capacity: Option<usize>,
+    preservation: Preservation,
+    read_only: ReadOnly,
 }
 
 #[derive(Debug)]
@@ -53,6 +78,8 @@ struct Entry {
     instance: Arc<Instance>,
     hash: ContentHash,
     bytes: usize,
+    extension: Option<Extension>,
+    registered_at: Timestamp,
     lease: Lease,
     // None: it never expires.
     filed: Option<Slot>,
@@ -74,6 +101,10 @@ pub struct Leased {
     pub renewed_at: Timestamp,
     /// The exact time to live.
     pub ttl: std::time::Duration,
+    /// When it was registered, or registered again.
+    pub registered_at: Timestamp,
+    /// What another protocol keeps with it.
+    pub extension: Option<Extension>,
 }
 
 impl Catalog {
@@ -82,37 +113,61 @@ impl Catalog {
         Self { capacity, ..Self::default() }
     }
 
+    /// The same, but silent instances are held when too many of them are silent at once.
+    #[must_use]
+    pub fn preserving(self, threshold: Option<Threshold>) -> Self {
+        Self { preservation: Preservation::new(threshold), ..self }
+    }
+
     /// Carries a command out and says what changed. A registration equal in content to the one before
     /// changes nothing, but its lease begins anew.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<Vec<Change>, Refused> {
         match command {
             Command::Register(admitted) => self.register(admitted, now),
+            Command::Amend(admitted, lived) => self.amend(admitted, lived, now),
             Command::Deregister(id) => {
-                self.remove(&id, Reason::Deregistered).map(|change| vec![change]).ok_or(Refused::Unknown)
+                self.writable(id.as_str()).ok_or(Refused::Unknown)?;
+                let mut changes: Vec<_> = self.remove(&id, Reason::Deregistered, now).into_iter().collect();
+                changes.extend(self.unshadow(&id, now));
+                Ok(changes)
             }
         }
     }
 
     /// Renews a lease. Not a change, so a shared reference is enough.
-    pub fn renew(&self, id: &InstanceId, now: Timestamp) -> Result<(), Refused> {
-        self.entries.get(id).map(|entry| entry.lease.renew(now)).ok_or(Refused::Unknown)
+    pub fn renew(&self, id: &(impl AsRef<str> + ?Sized), now: Timestamp) -> Result<(), Refused> {
+        self.writable(id.as_ref()).map(|entry| entry.lease.renew(now)).ok_or(Refused::Unknown)
     }
 
-    /// Removes every instance whose lease ran out strictly before `now`, in the order of their ids.
+    /// Removes every instance whose lease ran out strictly before `now` and that is not held, in the order of
+    /// their ids.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Change> {
+        self.recent.sweep(now);
+        let leases = self.leases.len();
         let mut due = self.leases.due(now);
         due.sort_unstable();
-        let mut changes = Vec::new();
+        let mut overdue = Vec::new();
         for id in due {
             // A key that came up is in no slot any more.
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             entry.filed = None;
             let deadline = entry.lease.deadline(self.heard_since);
             if now > deadline {
-                changes.extend(self.remove(&id, Reason::Expired));
+                overdue.push(id);
             } else {
+                self.preservation.forget(&id);
                 entry.filed = Some(self.leases.file(id, deadline));
             }
+        }
+        let judged = self.preservation.judge(overdue, leases, now);
+        for id in judged.stay {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            entry.filed = Some(self.leases.file(id, now.plus(preservation::LOOK_PERIOD)));
+        }
+        let mut changes = Vec::new();
+        for id in &judged.go {
+            changes.extend(self.remove(id, Reason::Expired, now));
+            changes.extend(self.unshadow(id, now));
         }
         changes
     }
@@ -126,8 +181,18 @@ impl Catalog {
     /// now: nobody could renew while the registry was away.
     pub fn restore(&mut self, kept: Vec<Admitted>, now: Timestamp) {
         for admitted in kept {
-            self.insert(admitted, now);
+            self.insert(admitted, now, now);
         }
+    }
+
+    /// Grows whenever anything that is kept beyond a renewal was replaced, also what watchers do not see.
+    pub fn edits(&self) -> u64 {
+        self.edits
+    }
+
+    /// What happened in the last minutes, for protocols that tell it so.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// The count of changes; at least 1, also when nothing has happened yet.
@@ -148,6 +213,11 @@ impl Catalog {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// How many silent instances are held because too many are silent at once.
+    pub fn held(&self) -> usize {
+        self.preservation.held()
     }
 
     /// How many instances can expire.
@@ -180,6 +250,21 @@ impl Catalog {
         self.services.keys()
     }
 
+    /// The services of which the name in upper case is this.
+    pub fn services_like(&self, folded: &str) -> impl Iterator<Item = &ServiceName> {
+        self.folded.get(folded).into_iter().flatten()
+    }
+
+    /// How many instances there are of each status.
+    pub fn statuses(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.statuses.iter().map(|(status, count)| (status.as_str(), *count))
+    }
+
+    /// One instance.
+    pub fn get(&self, id: &str) -> Option<Leased> {
+        self.entries.get(id).map(Entry::leased)
+    }
+
     /// All instances, by service and id.
     pub fn instances(&self) -> impl Iterator<Item = Leased> {
         self.services.values().flat_map(|service| self.members(service))
@@ -190,6 +275,12 @@ impl Catalog {
         self.services.get(service).into_iter().flat_map(|service| self.members(service))
     }
 
+    /// The instances of one service in all catalogs; an id that several of them hold is there several times.
+    pub fn all_of(&self, service: &str) -> impl Iterator<Item = Leased> {
+        let shadowed = self.shadowed().filter(move |leased| leased.instance.service_name.as_str() == service);
+        self.instances_of(service).chain(shadowed)
+    }
+
     /// The instances that a query means, by service and id.
     pub fn list(&self, query: &Query) -> Vec<Leased> {
         if let Some(id) = query.id() {
@@ -198,8 +289,8 @@ impl Catalog {
         }
         let fits = |leased: &Leased| query.matches(&leased.instance);
         match query.service() {
-            Some(service) => self.instances_of(service).filter(fits).collect(),
-            None => self.instances().filter(fits).collect(),
+            Some(service) => self.all_of(service).filter(fits).collect(),
+            None => self.instances().chain(self.shadowed()).filter(fits).collect(),
         }
     }
 
@@ -208,42 +299,85 @@ impl Catalog {
     }
 
     fn register(&mut self, admitted: Admitted, now: Timestamp) -> Result<Vec<Change>, Refused> {
-        let id = &admitted.instance().id;
+        let id = admitted.instance().id.clone();
         let mut changes = Vec::new();
-        match self.entries.get(id) {
-            Some(entry) if entry.hash == admitted.hash() && entry.lease.ttl() == admitted.ttl() => {
+        let full = self.capacity.is_some_and(|capacity| self.registered_len() >= capacity);
+        if self.read_only.shows(id.as_str()) {
+            if full {
+                return Err(Refused::Full);
+            }
+            // Watchers hear in one answer that the one went and the other came.
+            changes.extend(self.remove(&id, Reason::Deregistered, now));
+        }
+        match self.entries.get_mut(&id) {
+            Some(entry) if entry.is(&admitted) => {
                 entry.lease.renew(now);
+                entry.registered_at = now;
+                self.note(&id, Action::Added, now);
                 return Ok(changes);
             }
             // The id alone identifies; watchers know it under its service too and must hear that it left.
             Some(entry) if entry.instance.service_name != admitted.instance().service_name => {
-                let id = id.clone();
-                changes.extend(self.remove(&id, Reason::Deregistered));
+                changes.extend(self.remove(&id, Reason::Deregistered, now));
             }
             Some(_) => {}
-            None if self.capacity.is_some_and(|capacity| self.entries.len() >= capacity) => {
-                return Err(Refused::Full);
-            }
+            None if full => return Err(Refused::Full),
             None => {}
         }
-        let same_content = self.entries.get(id).is_some_and(|entry| entry.hash == admitted.hash());
-        let change = Change::Put(Arc::clone(admitted.instance()));
-        let (bytes, service_before) =
-            (admitted.bytes(), self.service_hash(&admitted.instance().service_name));
-        self.insert(admitted, now);
-        if !same_content {
-            self.history.record(Recorded { change: change.clone(), service_before, bytes });
-            changes.push(change);
-        }
+        changes.extend(self.replace(admitted, now, now));
+        self.note(&id, Action::Added, now);
         Ok(changes)
     }
 
-    fn insert(&mut self, admitted: Admitted, now: Timestamp) {
+    fn amend(&mut self, admitted: Admitted, lived: Lived, now: Timestamp) -> Result<Vec<Change>, Refused> {
+        let id = admitted.instance().id.clone();
+        let entry = self.writable(id.as_str()).ok_or(Refused::Unknown)?;
+        let renewed_at = match lived {
+            Lived::Renewed => now,
+            Lived::On => entry.lease.renewed_at(),
+        };
+        if entry.is(&admitted) {
+            entry.lease.renew(renewed_at);
+            return Ok(Vec::new());
+        }
+        let registered_at = entry.registered_at;
+        let changed = self.replace(admitted, renewed_at, registered_at);
+        self.note(&id, Action::Modified, now);
+        Ok(changed.into_iter().collect())
+    }
+
+    /// Puts an instance in, or in place of what has its id, and records it if watchers see a difference.
+    fn replace(
+        &mut self,
+        admitted: Admitted,
+        renewed_at: Timestamp,
+        registered_at: Timestamp,
+    ) -> Option<Change> {
+        let instance = Arc::clone(admitted.instance());
+        let same_content = self.entries.get(&instance.id).is_some_and(|entry| entry.hash == admitted.hash());
+        let (bytes, service_before) = (admitted.bytes(), self.service_hash(&instance.service_name));
+        self.insert(admitted, renewed_at, registered_at);
+        if same_content {
+            return None;
+        }
+        let change = Change::Put(instance);
+        self.history.record(Recorded { change: change.clone(), service_before, bytes });
+        Some(change)
+    }
+
+    fn insert(&mut self, admitted: Admitted, renewed_at: Timestamp, registered_at: Timestamp) {
         let (hash, bytes) = (admitted.hash(), admitted.bytes());
-        let lease = Lease::begin(admitted.ttl(), now);
+        let lease = Lease::begin(admitted.ttl(), renewed_at);
+        let extension = admitted.extension().cloned();
         let instance = Arc::clone(admitted.instance());
         let id = instance.id.clone();
         self.take_out(&id);
+        self.edits += 1;
+        *self.statuses.entry(instance.status.as_str().to_owned()).or_default() += 1;
+        if !self.services.contains_key(&instance.service_name) {
+            let folded = self.folded.entry(folded(instance.service_name.as_str())).or_default();
+            folded.insert(instance.service_name.clone());
+        }
         let service = self.services.entry(instance.service_name.clone()).or_default();
         service.ids.insert(id.clone());
         service.hash = service.hash.with(hash);
@@ -252,13 +386,15 @@ impl Catalog {
         self.bytes += bytes;
         let filed =
             expires(&instance).then(|| self.leases.file(id.clone(), lease.deadline(self.heard_since)));
-        self.entries.insert(id, Entry { instance, hash, bytes, lease, filed });
+        self.entries.insert(id, Entry { instance, hash, bytes, extension, registered_at, lease, filed });
     }
 
-    fn remove(&mut self, id: &InstanceId, reason: Reason) -> Option<Change> {
+    fn remove(&mut self, id: &InstanceId, reason: Reason, now: Timestamp) -> Option<Change> {
         let service_name = self.entries.get(id)?.instance.service_name.clone();
         let service_before = self.service_hash(&service_name);
+        self.note(id, Action::Deleted, now);
         self.take_out(id)?;
+        self.edits += 1;
         // The wire form of a delete beside its two names.
         let bytes = id.as_str().len() + service_name.as_str().len() + 64;
         let change = Change::Delete { id: id.clone(), service_name, reason };
@@ -266,24 +402,55 @@ impl Catalog {
         Some(change)
     }
 
+    fn note(&mut self, id: &InstanceId, action: Action, now: Timestamp) {
+        if let Some(entry) = self.entries.get(id) {
+            self.recent.record(action, entry.leased(), now);
+        }
+    }
+
     /// Undoes [`Self::insert`].
     fn take_out(&mut self, id: &InstanceId) -> Option<()> {
         let entry = self.entries.remove(id)?;
+        self.read_only.forget(id);
+        self.preservation.forget(id);
         if let Some(slot) = entry.filed {
             self.leases.unfile(id, slot);
         }
         self.hash = self.hash.without(entry.hash);
         self.bytes -= entry.bytes;
-        if let Some(service) = self.services.get_mut(&entry.instance.service_name) {
+        if let Some(count) = self.statuses.get_mut(entry.instance.status.as_str()) {
+            *count -= 1;
+            if *count == 0 {
+                self.statuses.remove(entry.instance.status.as_str());
+            }
+        }
+        let name = &entry.instance.service_name;
+        if let Some(service) = self.services.get_mut(name) {
             service.ids.remove(id);
             service.hash = service.hash.without(entry.hash);
             service.bytes -= entry.bytes;
             if service.ids.is_empty() {
-                self.services.remove(&entry.instance.service_name);
+                self.services.remove(name);
+                self.unfold(name);
             }
         }
         Some(())
     }
+
+    fn unfold(&mut self, name: &ServiceName) {
+        let folded = folded(name.as_str());
+        if let Some(names) = self.folded.get_mut(&folded) {
+            names.remove(name);
+            if names.is_empty() {
+                self.folded.remove(&folded);
+            }
+        }
+    }
+}
+
+/// A name without its case.
+pub fn folded(name: &str) -> String {
+    name.to_uppercase()
 }
 
 /// An operator took it out to look at it; it stays until somebody deletes it (spec/registry.md 1.6).
@@ -292,11 +459,20 @@ fn expires(instance: &Instance) -> bool {
 }
 
 impl Entry {
+    /// Whether a registration says nothing new.
+    fn is(&self, admitted: &Admitted) -> bool {
+        self.hash == admitted.hash()
+            && self.lease.ttl() == admitted.ttl()
+            && self.extension.as_ref() == admitted.extension()
+    }
+
     fn leased(&self) -> Leased {
         Leased {
             instance: Arc::clone(&self.instance),
             renewed_at: self.lease.renewed_at(),
             ttl: self.lease.ttl(),
+            registered_at: self.registered_at,
+            extension: self.extension.clone(),
         }
     }
 }

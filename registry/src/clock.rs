@@ -31,6 +31,12 @@ impl Clock {
         self.started_at + self.uptime()
     }
 
+    /// The machine's time now, since the Unix epoch: the one that the times in tokens are about. It may be stepped.
+    #[expect(clippy::disallowed_methods, reason = "this is the registry's clock")]
+    pub fn time_of_day(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
     /// How long ago the process took its start.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()

@@ -4,12 +4,17 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use registry_api::duration;
-use registry_api::setting::BadSetting;
+use registry_api::issuer::{BadIssuer, Issuer};
+use registry_api::setting::{BadSetting, Secret};
 
 use crate::http::auth::{Mode, Modes};
+use crate::http::eureka::compat::{Compat, EurekaSettings};
+use crate::http::tls::Files;
+use crate::preservation::Threshold;
 use crate::registration::{BadTtlLimits, TtlLimits};
 
 /// Settings of `a8 registry` (spec/registry.md 5). Numbers and durations are text here, so that a bad one is
@@ -22,9 +27,27 @@ pub struct Settings {
     /// Port of the API; 0 takes a free one.
     #[arg(long = "api_port", env = "A8_API_PORT", default_value = "8080", allow_hyphen_values = true)]
     pub api_port: String,
-    /// How tokens become namespaces, in the order in which they are tried: none, trusted.
+    /// How tokens become namespaces, in the order in which they are tried: none, trusted, jwt.
     #[arg(long = "auth_mode", env = "A8_AUTH_MODE", value_delimiter = ',')]
     pub auth_mode: Vec<String>,
+    /// Secret of tokens signed with HS256, for auth_mode jwt.
+    #[arg(
+        long = "jwt_secret",
+        env = "A8_JWT_SECRET",
+        default_value = "",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub jwt_secret: Secret,
+    /// Keys of tokens signed with RS256, ES256 or EdDSA, for auth_mode jwt: a JWKS file or its URL.
+    #[arg(long = "jwt_keys", env = "A8_JWT_KEYS", default_value = "", value_name = "FILE|URL")]
+    pub jwt_keys: String,
+    /// Serve HTTPS with this certificate chain in PEM; it is exchanged when the file changes.
+    #[arg(long = "tls_cert_file", env = "A8_TLS_CERT_FILE", default_value = "", value_name = "FILE")]
+    pub tls_cert_file: String,
+    /// The private key of the certificate, in PEM.
+    #[arg(long = "tls_key_file", env = "A8_TLS_KEY_FILE", default_value = "", value_name = "FILE")]
+    pub tls_key_file: String,
     /// Redirect API requests that did not come over HTTPS.
     #[arg(
         long = "require_https",
@@ -52,12 +75,91 @@ pub struct Settings {
         allow_hyphen_values = true
     )]
     pub namespace_capacity: String,
+    /// Hold silent instances while too many of a namespace are silent at once: for 15 minutes at most, then they
+    /// go little by little.
+    #[arg(
+        long = "self_preservation",
+        env = "A8_SELF_PRESERVATION",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
+    pub self_preservation: bool,
+    /// The share of leases that must go on being renewed for silence to count as death.
+    #[arg(
+        long = "renewal_threshold",
+        env = "A8_RENEWAL_THRESHOLD",
+        default_value = "0.85",
+        allow_hyphen_values = true
+    )]
+    pub renewal_threshold: String,
+    /// Directory of files with further instances, one `<namespace>.json` per namespace.
+    #[arg(long = "fs_catalog", env = "A8_FS_CATALOG", default_value = "", value_name = "DIR")]
+    pub fs_catalog: OsString,
+    /// Show the endpoints of this Kubernetes API server as well; not available yet.
+    #[arg(long = "k8s_url", env = "A8_K8S_URL", default_value = "", value_name = "URL")]
+    pub k8s_url: String,
+    /// Token for the Kubernetes API server.
+    #[arg(
+        long = "k8s_token",
+        env = "A8_K8S_TOKEN",
+        default_value = "",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub k8s_token: Secret,
+    /// Show the instances of these Eureka servers as well; not available yet.
+    #[arg(long = "eureka_url", env = "A8_EUREKA_URL", value_delimiter = ',', value_name = "URL")]
+    pub eureka_url: Vec<String>,
+    /// Share what is registered with other registries; not available yet.
+    #[arg(
+        long = "replication",
+        env = "A8_REPLICATION",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
+    pub replication: bool,
+    /// Port for other registries.
+    #[arg(
+        long = "replication_port",
+        env = "A8_REPLICATION_PORT",
+        default_value = "6100",
+        allow_hyphen_values = true
+    )]
+    pub replication_port: String,
+    /// How long a start waits for what other registries hold.
+    #[arg(long = "sync_timeout", env = "A8_SYNC_TIMEOUT", default_value = "30s", allow_hyphen_values = true)]
+    pub sync_timeout: String,
+    /// Directory in which registries find each other.
+    #[arg(long = "cluster_dir", env = "A8_CLUSTER_DIR", default_value = "", value_name = "DIR")]
+    pub cluster_dir: OsString,
+    /// How many registries there should be at least.
+    #[arg(long = "cluster_size", env = "A8_CLUSTER_SIZE", default_value = "0", allow_hyphen_values = true)]
+    pub cluster_size: String,
     /// Where instances are kept: inmem.
     #[arg(long = "store", env = "A8_STORE", default_value = "inmem")]
     pub store: String,
+    /// Address of a store outside the process.
+    #[arg(long = "store_address", env = "A8_STORE_ADDRESS", default_value = "", value_name = "HOST:PORT")]
+    pub store_address: String,
+    /// Password of a store outside the process.
+    #[arg(
+        long = "store_password",
+        env = "A8_STORE_PASSWORD",
+        default_value = "",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub store_password: Secret,
     /// Directory of the snapshot file.
     #[arg(long = "data_dir", env = "A8_DATA_DIR", default_value = "a8-data/registry")]
     pub data_dir: OsString,
+    /// The Eureka API.
+    #[command(flatten)]
+    pub eureka: EurekaSettings,
 }
 
 /// Nested keys of a settings file that stand for a flag. The registry's keys are flat: every flag's own name.
@@ -69,10 +171,14 @@ pub struct Config {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) modes: Modes,
+    pub(crate) tls: Option<Files>,
     pub(crate) require_https: bool,
     pub(crate) ttl: TtlLimits,
     pub(crate) capacity: Option<usize>,
+    pub(crate) preserving: Option<Threshold>,
+    pub(crate) fs_catalog: Option<PathBuf>,
     pub(crate) data_dir: PathBuf,
+    pub(crate) eureka: Compat,
 }
 
 impl fmt::Debug for Config {
@@ -80,10 +186,14 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("listen", &format_args!("{}:{}", self.host, self.port))
             .field("modes", &self.modes)
+            .field("tls", &self.tls)
             .field("require_https", &self.require_https)
             .field("ttl", &self.ttl)
             .field("capacity", &self.capacity)
+            .field("preserving", &self.preserving)
+            .field("fs_catalog", &self.fs_catalog)
             .field("data_dir", &self.data_dir)
+            .field("eureka", &self.eureka)
             .finish()
     }
 }
@@ -102,14 +212,69 @@ impl Settings {
             "redis" => return Err(BadSetting::new("store", "redis is not available yet")),
             other => return Err(BadSetting::new("store", format!("`{other}` is not inmem"))),
         }
+        self.check_what_is_missing()?;
         Ok(Config {
             port: port("api_port", &self.api_port)?,
-            modes: modes(&self.auth_mode)?,
+            modes: self.modes()?,
+            tls: self.tls()?,
             ttl: self.ttl_limits()?,
             capacity: capacity(&self.namespace_capacity)?,
+            preserving: threshold(&self.renewal_threshold)?.filter(|_| self.self_preservation),
+            fs_catalog: Some(self.fs_catalog).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             host: self.api_host,
             require_https: self.require_https,
             data_dir: self.data_dir.into(),
+            eureka: self.eureka.check()?,
+        })
+    }
+
+    /// Settings of the ancestor that nothing here stands behind yet. Whoever relies on one must hear it at the start.
+    fn check_what_is_missing(&self) -> Result<(), BadSetting> {
+        let asked = [
+            ("k8s_url", !self.k8s_url.is_empty()),
+            ("eureka_url", self.eureka_url.iter().any(|url| !url.is_empty())),
+            ("replication", self.replication),
+        ];
+        if let Some((setting, _)) = asked.into_iter().find(|(_, asked)| *asked) {
+            return Err(BadSetting::new(setting, "is not available yet"));
+        }
+        port("replication_port", &self.replication_port)?;
+        ttl("sync_timeout", &self.sync_timeout)?;
+        let size = self.cluster_size.parse::<u32>();
+        size.map_err(|_| BadSetting::new("cluster_size", format!("`{}` is no number", self.cluster_size)))?;
+        Ok(())
+    }
+
+    fn tls(&self) -> Result<Option<Files>, BadSetting> {
+        match (self.tls_cert_file.as_str(), self.tls_key_file.as_str()) {
+            ("", "") => Ok(None),
+            ("", _) => Err(BadSetting::new("tls_cert_file", "is needed with tls_key_file")),
+            (_, "") => Err(BadSetting::new("tls_key_file", "is needed with tls_cert_file")),
+            (chain, key) => Ok(Some(Files { chain: chain.into(), key: key.into() })),
+        }
+    }
+
+    fn modes(&self) -> Result<Modes, BadSetting> {
+        let bad = |problem: String| BadSetting::new("auth_mode", problem);
+        let names = &self.auth_mode;
+        // An empty variable is a list of one empty text, and says nothing.
+        if names.iter().all(String::is_empty) && names.len() <= 1 {
+            return Ok(Modes::default());
+        }
+        let modes = names.iter().map(|name| match name.as_str() {
+            "none" => Ok(Mode::None),
+            "trusted" => Ok(Mode::Trusted),
+            "jwt" => self.issuer().map(|issuer| Mode::Jwt(Arc::new(issuer))),
+            "" => Err(bad("an element of the list is empty".to_owned())),
+            other => Err(bad(format!("`{other}` is none of none, trusted, jwt"))),
+        });
+        Ok(Modes::new(modes.collect::<Result<_, _>>()?))
+    }
+
+    fn issuer(&self) -> Result<Issuer, BadSetting> {
+        Issuer::new(self.jwt_secret.reveal(), Some(&self.jwt_keys)).map_err(|problem| match problem {
+            BadIssuer::NoKeys => BadSetting::new("jwt_secret", "auth_mode jwt needs jwt_secret or jwt_keys"),
+            BadIssuer::BadSource(_) => BadSetting::new("jwt_keys", problem.to_string()),
         })
     }
 
@@ -148,20 +313,11 @@ fn capacity(text: &str) -> Result<Option<usize>, BadSetting> {
     }
 }
 
-fn modes(names: &[String]) -> Result<Modes, BadSetting> {
-    let bad = |problem: String| BadSetting::new("auth_mode", problem);
-    // An empty variable is a list of one empty text, and says nothing.
-    if names.iter().all(String::is_empty) && names.len() <= 1 {
-        return Ok(Modes::default());
-    }
-    let modes = names.iter().map(|name| match name.as_str() {
-        "none" => Ok(Mode::None),
-        "trusted" => Ok(Mode::Trusted),
-        "jwt" => Err(bad("jwt is not available yet".to_owned())),
-        "" => Err(bad("an element of the list is empty".to_owned())),
-        other => Err(bad(format!("`{other}` is none of none, trusted"))),
-    });
-    Ok(Modes::new(modes.collect::<Result<_, _>>()?))
+fn threshold(text: &str) -> Result<Option<Threshold>, BadSetting> {
+    let bad =
+        |problem: &dyn fmt::Display| BadSetting::new("renewal_threshold", format!("`{text}`: {problem}"));
+    let share = text.parse().map_err(|error: std::num::ParseFloatError| bad(&error))?;
+    Threshold::new(share).map(Some).map_err(|error| bad(&error))
 }
 
 #[cfg(test)]
@@ -201,7 +357,11 @@ mod tests {
             (&["--api_host="], "api_host"),
             (&["--auth_mode", "magic"], "auth_mode"),
             (&["--auth_mode", "trusted,"], "auth_mode"),
-            (&["--auth_mode", "jwt"], "auth_mode"),
+            (&["--auth_mode", "jwt"], "jwt_secret"),
+            (&["--auth_mode", "jwt", "--jwt_keys", "ftp://h/keys"], "jwt_keys"),
+            (&["--auth_mode", "jwt", "--jwt_secret", "s", "--jwt_keys", "http://u:p@h/"], "jwt_keys"),
+            (&["--tls_cert_file", "c"], "tls_key_file"),
+            (&["--tls_key_file", "k"], "tls_cert_file"),
             (&["--min_ttl", "11m"], "min_ttl"),
             (&["--default_ttl", "5s"], "default_ttl"),
             (&["--default_ttl", "11m"], "default_ttl"),
@@ -210,9 +370,20 @@ mod tests {
             (&["--max_ttl", "-5s"], "max_ttl"),
             (&["--namespace_capacity", "-2"], "namespace_capacity"),
             (&["--namespace_capacity", "many"], "namespace_capacity"),
+            (&["--renewal_threshold", "0"], "renewal_threshold"),
+            (&["--renewal_threshold", "-1"], "renewal_threshold"),
+            (&["--renewal_threshold", "NaN"], "renewal_threshold"),
+            (&["--renewal_threshold", "most"], "renewal_threshold"),
             (&["--store", "redis"], "store"),
+            (&["--k8s_url", "http://k"], "k8s_url"),
+            (&["--eureka_url", "http://e"], "eureka_url"),
+            (&["--replication"], "replication"),
+            (&["--replication_port", "70000"], "replication_port"),
+            (&["--sync_timeout", "soon"], "sync_timeout"),
+            (&["--cluster_size", "-1"], "cluster_size"),
             (&["--store", "paper"], "store"),
             (&["--data_dir="], "data_dir"),
+            (&["--eureka_compat", "consul"], "eureka_compat"),
         ] {
             assert_eq!(check(arguments).map(|_| ()).unwrap_err().setting, setting, "{arguments:?}");
         }
@@ -225,10 +396,13 @@ mod tests {
             &["--auth_mode", "trusted"],
             &["--auth_mode", "none,trusted"],
             &["--auth_mode", "none", "--auth_mode", "trusted"],
+            &["--auth_mode", "jwt,trusted", "--jwt_secret", "s"],
+            &["--auth_mode", "jwt", "--jwt_keys", "https://issuer/keys"],
             &["--auth_mode="],
             &["--namespace_capacity", "0"],
             &["--namespace_capacity=-1"],
             &["--min_ttl", "500ms", "--default_ttl", "1s", "--max_ttl", "1s"],
+            &["--eureka_compat", "amalgam8"],
             &["--require_https"],
             &["--require_https=false"],
             &["--require_https", "true"],

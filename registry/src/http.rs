@@ -4,13 +4,17 @@
 pub mod auth;
 pub mod body;
 pub mod error;
+pub mod eureka;
+pub mod fuzz;
 mod guard;
 mod health;
 pub mod listen;
 mod native;
+pub(crate) mod openapi;
 mod operation;
 mod stall;
 mod state;
+pub mod tls;
 pub mod watch;
 
 use std::sync::Arc;
@@ -31,15 +35,18 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", only_get(get(health::alive)))
         .route("/uptime", only_get(get(health::uptime)))
+        .route("/openapi.json", only_get(get(openapi::describe)))
         .route("/metrics", only_get(get(health::metrics)))
         .route("/api/v1/instances", only_get(post(native::register).get(native::list)))
         .route("/api/v1/instances/{id}", delete(native::deregister))
         .route("/api/v1/instances/{id}/heartbeat", put(native::renew))
         // An empty inner segment matches, with nothing in it (spec/registry.md 0.4).
         .route("/api/v1/instances//heartbeat", put(native::id_missing))
+        .route("/api/v1/heartbeats", put(native::renew_many))
         .route("/api/v1/services", only_get(get(native::services)))
         .route("/api/v1/services/{name}", only_get(get(native::service)))
         .route("/api/v1/watch", only_get(get(watch::poll)))
+        .merge(eureka::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || Refusal::NotFound)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), guard::guard))

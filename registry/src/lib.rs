@@ -5,18 +5,22 @@
 
 pub mod admitted;
 pub mod catalog;
+pub mod catalog_source;
 pub mod clock;
 pub mod config;
 pub mod data_dir;
 pub mod encodings;
+pub mod file_catalog;
 pub mod gzip;
 pub mod history;
 pub mod http;
 pub mod lease;
 pub mod metrics;
 pub mod news;
+pub mod preservation;
 pub mod pulse;
 pub mod query;
+pub mod recent;
 pub mod registration;
 pub mod server;
 pub mod snapshot;

@@ -21,6 +21,7 @@ pub struct Metrics {
     instances: IntGaugeVec,
     leases: IntGaugeVec,
     watchers: IntGaugeVec,
+    held: IntGaugeVec,
     expirations: IntCounterVec,
     requests: IntCounterVec,
     latency: HistogramVec,
@@ -46,6 +47,8 @@ pub struct TenantMeters {
     pub leases: IntGauge,
     /// Polls that are waiting.
     pub watchers: IntGauge,
+    /// Silent instances that are held because too many are silent at once.
+    pub held: IntGauge,
     /// Instances removed because their lease ran out.
     pub expirations: IntCounter,
 }
@@ -97,6 +100,10 @@ impl Metrics {
             instances: gauges("a8_registry_instances", "Registered instances of any status."),
             leases: gauges("a8_registry_leases", "Instances that expire unless renewed."),
             watchers: gauges("a8_registry_watchers", "Watch polls that are waiting."),
+            held: gauges(
+                "a8_registry_held_instances",
+                "Silent instances held because too many are silent at once.",
+            ),
             expirations: counters(
                 "a8_registry_expirations_total",
                 "Instances removed because nobody renewed them.",
@@ -135,6 +142,7 @@ impl Metrics {
             instances: self.instances.with_label_values(&[label]),
             leases: self.leases.with_label_values(&[label]),
             watchers: self.watchers.with_label_values(&[label]),
+            held: self.held.with_label_values(&[label]),
             expirations: self.expirations.with_label_values(&[label]),
         }
     }

@@ -9,6 +9,9 @@ use serde::Serialize;
 use crate::registration::native_status;
 use crate::timestamp::Timestamp;
 
+/// The time shown for an instance without a lease (spec/registry.md 1.4).
+const NO_HEARTBEAT: &str = "0001-01-01T00:00:00Z";
+
 /// Which instances, and what of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Query {
@@ -158,24 +161,33 @@ impl Fields {
                 .then_some(&instance.status),
             tags: (self.has(Field::Tags) && !instance.tags.is_empty()).then_some(&instance.tags),
             metadata: instance.metadata.as_ref().filter(|_| self.has(Field::Metadata)),
-            last_heartbeat: self.has(Field::LastHeartbeat).then(|| renewed_at.to_string()),
+            last_heartbeat: self
+                .has(Field::LastHeartbeat)
+                .then(|| if instance.ttl == 0 { NO_HEARTBEAT.to_owned() } else { renewed_at.to_string() }),
         }
     }
 }
 
 /// An instance as a list shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Instance)]
 pub struct Shown<'a> {
+    #[schema(value_type = String)]
     id: &'a InstanceId,
+    #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     service_name: Option<&'a ServiceName>,
+    #[schema(value_type = crate::http::openapi::EndpointSchema)]
     endpoint: &'a Endpoint,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<u32>,
+    #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'a Status>,
+    #[schema(value_type = Option<Vec<String>>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     tags: Option<&'a Vec<String>>,
+    #[schema(value_type = Option<serde_json::Value>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Metadata>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -150,7 +150,8 @@ pub fn native_status(text: &str) -> Option<&'static str> {
         .find(|status| status.eq_ignore_ascii_case(text))
 }
 
-fn whole_seconds(ttl: Duration) -> u32 {
+/// A lease as others are shown it.
+pub fn whole_seconds(ttl: Duration) -> u32 {
     // Rounded up: a lease of half a second is not one of none.
     u32::try_from(ttl.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }

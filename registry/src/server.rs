@@ -9,13 +9,19 @@ use std::time::Duration;
 use registry_api::setting::BadSetting;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use crate::catalog_source::{CatalogSource, Sink};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::file_catalog::FileCatalog;
+use crate::http::auth::Modes;
 use crate::http::body::Bodies;
+use crate::http::eureka::Eureka;
+use crate::http::tls::Certificate;
 use crate::http::{App, RequestIds, listen, router};
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
@@ -30,6 +36,8 @@ const SNAPSHOT_DELAY: Duration = Duration::from_millis(200);
 const SNAPSHOT_PERIOD: Duration = Duration::from_millis(500);
 /// The pause after a file that could not be written; each is reported.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
+/// How long the start waits for the first look of a read-only catalog.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
 /// A file that takes long to write is written less often: at most this share of the time goes into it.
 const SNAPSHOT_SHARE: u32 = 20;
 
@@ -45,11 +53,15 @@ pub async fn serve(
     let kept = snapshot::load(&dir)?;
     let clock = Clock::start();
     let metrics = Metrics::new();
-    let tenants = Tenants::new(&random_text(16), config.capacity, metrics.clone());
+    let tenants =
+        Tenants::new(&random_text(16), config.capacity, metrics.clone()).preserving(config.preserving);
     let instances: usize = kept.iter().map(|(_, instances)| instances.len()).sum();
     if let Err(problem) = tenants.restore(kept, clock.now()) {
         error!(module = "STORE", %problem, "not every namespace of the snapshot could be restored");
     }
+    let certificate = config.tls.clone().map(Certificate::load).transpose()?;
+    let tls = certificate.as_ref().map(Certificate::acceptor);
+    let sources = sources(&config)?;
     let listener = bind(&config).await?;
     let address = listener.local_addr().map_err(|error| cannot_listen(&config, &error))?;
     let (close, closing) = watch::channel(false);
@@ -59,6 +71,8 @@ pub async fn serve(
         modes: config.modes,
         require_https: config.require_https,
         ttl: config.ttl,
+        eureka: Eureka { compat: config.eureka, ..Eureka::default() },
+        preserving: config.preserving.is_some(),
         bodies: Bodies::default(),
         metrics: metrics.clone(),
         closing: closing.clone(),
@@ -68,7 +82,19 @@ pub async fn serve(
     let sweeper = tokio::spawn(sweep(Arc::clone(&app), closing.clone()));
     let writer = tokio::spawn(write_snapshots(Arc::clone(&app), Arc::clone(&dir), closing.clone()));
     let connections = metrics.connections.clone();
-    let listener = tokio::spawn(listen::listen(listener, router(Arc::clone(&app)), connections, closing));
+    let listener =
+        tokio::spawn(listen::listen(listener, tls, router(Arc::clone(&app)), connections, closing));
+    let mut followed = JoinSet::new();
+    for source in sources {
+        let sink = Sink::new(source.source(), app.tenants.clone(), app.clock.clone());
+        let mut looked = sink.first_look();
+        followed.spawn(source.follow(sink));
+        let looked = tokio::time::timeout(SOURCE_PATIENCE, looked.wait_for(|looked| *looked)).await;
+        if looked.is_err() {
+            warn!(module = "AMALGAM8", "a catalog has not been read yet; the registry goes on without it");
+        }
+    }
+    let fresh = tokio::spawn(keep_fresh(app.modes.clone(), certificate, close.subscribe()));
     info!(module = "AMALGAM8", %address, instances, "registry is ready");
     ready(&[("api", address)]);
 
@@ -76,13 +102,29 @@ pub async fn serve(
     info!(module = "AMALGAM8", "registry is going down");
     close.send_replace(true);
     // The listener first: what it still answers belongs into the last snapshot.
-    for (name, task) in [("listener", listener), ("sweeper", sweeper), ("writer", writer)] {
+    for (name, task) in
+        [("listener", listener), ("sweeper", sweeper), ("writer", writer), ("refresher", fresh)]
+    {
         if let Err(problem) = task.await {
             error!(module = "AMALGAM8", name, %problem, "a task ended badly");
         }
     }
+    followed.shutdown().await;
     write_snapshot(&app, &dir).await;
     Ok(())
+}
+
+/// The read-only catalogs that are asked for.
+fn sources(config: &Config) -> Result<Vec<Box<dyn CatalogSource>>, BadSetting> {
+    let mut sources: Vec<Box<dyn CatalogSource>> = Vec::new();
+    if let Some(directory) = &config.fs_catalog {
+        if !directory.is_dir() {
+            let problem = format!("{} is no directory", directory.display());
+            return Err(BadSetting::new("fs_catalog", problem));
+        }
+        sources.push(Box::new(FileCatalog::new(directory.clone())));
+    }
+    Ok(sources)
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, BadSetting> {
@@ -99,6 +141,20 @@ fn cannot_listen(config: &Config, error: &io::Error) -> BadSetting {
     };
     let host = if config.host.contains(':') { format!("[{}]", config.host) } else { config.host.clone() };
     BadSetting::new(setting, format!("cannot listen on {host}:{}: {problem}", config.port))
+}
+
+/// Fetches the keys of signed tokens now and then and follows the certificate, until the registry closes.
+async fn keep_fresh(modes: Modes, certificate: Option<Certificate>, mut closing: watch::Receiver<bool>) {
+    let mut keepers = JoinSet::new();
+    if let Some(certificate) = certificate {
+        keepers.spawn(certificate.follow());
+    }
+    for issuer in modes.issuers() {
+        let issuer = Arc::clone(issuer);
+        keepers.spawn(async move { issuer.keep_fresh().await });
+    }
+    let _ = closing.wait_for(|closing| *closing).await;
+    keepers.shutdown().await;
 }
 
 /// Removes what nobody renewed, until the registry closes.

@@ -9,7 +9,7 @@ use registry_api::{Instance, Namespace};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::admitted::Admitted;
+use crate::admitted::{Admitted, Extension};
 use crate::catalog::Leased;
 use crate::data_dir::DataDir;
 
@@ -55,13 +55,16 @@ struct Kept {
 struct KeptInstance {
     ttl_ms: u64,
     instance: Arc<Instance>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    extension: Option<Extension>,
 }
 
 /// The bytes of the file.
 pub fn encode(contents: Vec<(Namespace, Vec<Leased>)>) -> Vec<u8> {
-    let kept = |Leased { instance, ttl, .. }: Leased| KeptInstance {
+    let kept = |Leased { instance, ttl, extension, .. }: Leased| KeptInstance {
         ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
         instance,
+        extension,
     };
     let namespaces = contents.into_iter().map(|(namespace, instances)| Kept {
         namespace,
@@ -92,8 +95,9 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damaged> {
     }
     let document: Document =
         serde_json::from_slice(body).map_err(|error| Damaged::Content(error.to_string()))?;
-    let admitted = |KeptInstance { ttl_ms, instance }| {
-        Admitted::new(Arc::unwrap_or_clone(instance), Duration::from_millis(ttl_ms))
+    let admitted = |KeptInstance { ttl_ms, instance, extension }| {
+        let ttl = Duration::from_millis(ttl_ms);
+        Admitted::new(Arc::unwrap_or_clone(instance), ttl).extended(extension)
     };
     let contents = document
         .namespaces
@@ -141,7 +145,8 @@ mod tests {
         };
         let admitted = admit(registration, limits).unwrap();
         let (instance, ttl) = (Arc::clone(admitted.instance()), admitted.ttl());
-        Leased { instance, renewed_at: Timestamp::default(), ttl }
+        let (renewed_at, registered_at) = (Timestamp::default(), Timestamp::default());
+        Leased { instance, renewed_at, ttl, registered_at, extension: Some(Extension::new("{\"a\":1}")) }
     }
 
     fn written() -> Vec<u8> {
@@ -155,6 +160,7 @@ mod tests {
         assert_eq!(contents.len(), 2);
         assert_eq!(contents[0].1[1].instance(), &leased("t").instance);
         assert_eq!(contents[0].1[1].ttl(), Duration::from_secs(30));
+        assert_eq!(contents[0].1[1].extension().map(Extension::as_str), Some("{\"a\":1}"));
     }
 
     #[test]

@@ -4,15 +4,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use registry_api::{InstanceId, Position, WatchAnswer};
+use registry_api::{Change, InstanceId, Position, WatchAnswer};
 use tokio::sync::watch;
 
 use crate::admitted::Admitted;
-use crate::catalog::{Catalog, Command, Refused};
+use crate::catalog::{Catalog, Command, Refused, Source};
 use crate::encodings::{Encodings, Shared};
 use crate::metrics::{Metrics, TenantMeters};
 use crate::news::{Held, News, Scope};
 use crate::timestamp::Timestamp;
+
+/// How many leases are renewed in one go.
+const RENEWED_AT_ONCE_MAX: usize = 512;
 
 /// One namespace.
 #[derive(Debug)]
@@ -39,17 +42,17 @@ pub enum Told {
 }
 
 impl Tenant {
-    /// An empty namespace of this life of the registry.
+    /// A namespace of this life of the registry, with an empty catalog.
     pub fn new(
         epoch: Arc<str>,
-        capacity: Option<usize>,
+        catalog: Catalog,
         meters: TenantMeters,
         metrics: Metrics,
         changes: Arc<AtomicU64>,
     ) -> Self {
         Self {
             epoch,
-            catalog: RwLock::new(Catalog::new(capacity)),
+            catalog: RwLock::new(catalog),
             bell: watch::Sender::new(()),
             encodings: Mutex::default(),
             meters,
@@ -68,9 +71,22 @@ impl Tenant {
         self.read().renew(id, now)
     }
 
+    /// Renews many leases, and says of each, in the same order, whether it is known.
+    pub fn renew_all(&self, ids: &[String], now: Timestamp) -> Vec<bool> {
+        let mut known = Vec::with_capacity(ids.len());
+        // In pieces: a registration that waits for the lock also holds up whoever reads after it.
+        for some in ids.chunks(RENEWED_AT_ONCE_MAX) {
+            let catalog = self.read();
+            known.extend(some.iter().map(|id| catalog.renew(id, now).is_ok()));
+        }
+        known
+    }
+
     /// Removes what nobody renewed and says how many that were.
     pub fn expire(&self, now: Timestamp) -> usize {
-        let expired = self.write(|catalog| catalog.expire(now)).len();
+        let changes = self.write(|catalog| catalog.expire(now));
+        // What was hidden behind an expired instance comes to light: that is a change, but no expiry.
+        let expired = changes.iter().filter(|change| matches!(change, Change::Delete { .. })).count();
         self.meters.expirations.inc_by(expired as u64);
         expired
     }
@@ -78,6 +94,11 @@ impl Tenant {
     /// Counts every lease from `now` at the earliest, because nobody could renew in the time before.
     pub fn hear_from(&self, now: Timestamp) {
         self.write(|catalog| catalog.hear_from(now));
+    }
+
+    /// Takes over all that a read-only catalog holds now.
+    pub fn replace_source(&self, source: Source, held: Vec<Admitted>, now: Timestamp) {
+        self.write(|catalog| catalog.replace_source(source, held, now));
     }
 
     /// Fills the empty catalog from a snapshot.
@@ -137,16 +158,24 @@ impl Tenant {
         self.encodings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write<T>(&self, step: impl FnOnce(&mut Catalog) -> T) -> T {
+    /// Decides and acts in one step, and wakes the watchers if something changed for them.
+    pub fn write<T>(&self, step: impl FnOnce(&mut Catalog) -> T) -> T {
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-        let before = (catalog.len() as i64, catalog.leases() as i64, catalog.index());
+        let (edits, index) = (catalog.edits(), catalog.index());
+        let before = (catalog.len() as i64, catalog.leases() as i64);
+        let held = catalog.held() as i64;
         let outcome = step(&mut catalog);
-        let after = (catalog.len() as i64, catalog.leases() as i64, catalog.index());
+        let after = (catalog.len() as i64, catalog.leases() as i64);
+        let (edited, changed) = (catalog.edits() != edits, catalog.index() != index);
+        let held = catalog.held() as i64 - held;
         drop(catalog);
+        self.meters.held.add(held);
         self.meters.instances.add(after.0 - before.0);
         self.meters.leases.add(after.1 - before.1);
-        if after.2 != before.2 {
+        if edited {
             self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+        if changed {
             // Outside the lock: the woken read the catalog at once.
             self.bell.send_replace(());
         }

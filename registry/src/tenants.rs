@@ -8,8 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use registry_api::Namespace;
 
 use crate::admitted::Admitted;
-use crate::catalog::Leased;
+use crate::catalog::{Catalog, Leased};
 use crate::metrics::Metrics;
+use crate::preservation::Threshold;
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
@@ -22,20 +23,34 @@ pub const NAMESPACES_MAX: usize = 10_000;
 #[error("the registry holds as many namespaces as it can")]
 pub struct TooMany;
 
-/// All namespaces.
-#[derive(Debug)]
+/// All namespaces; clones share them.
+#[derive(Debug, Clone)]
 pub struct Tenants {
     epoch: Arc<str>,
     capacity: Option<usize>,
+    preserving: Option<Threshold>,
     metrics: Metrics,
     changes: Arc<AtomicU64>,
-    open: RwLock<BTreeMap<Namespace, Arc<Tenant>>>,
+    open: Arc<RwLock<BTreeMap<Namespace, Arc<Tenant>>>>,
 }
 
 impl Tenants {
     /// None yet. `epoch` names this life of the registry; `capacity` holds for each namespace.
     pub fn new(epoch: &str, capacity: Option<usize>, metrics: Metrics) -> Self {
-        Self { epoch: epoch.into(), capacity, metrics, changes: Arc::default(), open: RwLock::default() }
+        let (changes, open) = (Arc::default(), Arc::default());
+        Self { epoch: epoch.into(), capacity, preserving: None, metrics, changes, open }
+    }
+
+    /// The same, but in a namespace where too many instances are silent at once they are held.
+    #[must_use]
+    pub fn preserving(self, threshold: Option<Threshold>) -> Self {
+        Self { preserving: threshold, ..self }
+    }
+
+    /// How many namespaces hold silent instances, and how many these are.
+    pub fn held(&self) -> (usize, usize) {
+        let held = self.all().into_iter().map(|(_, tenant)| tenant.read().held());
+        held.filter(|held| *held > 0).fold((0, 0), |(namespaces, sum), held| (namespaces + 1, sum + held))
     }
 
     /// A namespace that somebody has used already.
@@ -56,8 +71,9 @@ impl Tenants {
             return Err(TooMany);
         }
         let meters = self.metrics.tenant(namespace, open.len());
+        let catalog = Catalog::new(self.capacity).preserving(self.preserving);
         let (epoch, changes) = (Arc::clone(&self.epoch), Arc::clone(&self.changes));
-        let tenant = Arc::new(Tenant::new(epoch, self.capacity, meters, self.metrics.clone(), changes));
+        let tenant = Arc::new(Tenant::new(epoch, catalog, meters, self.metrics.clone(), changes));
         open.insert(namespace.clone(), Arc::clone(&tenant));
         self.metrics.namespaces.set(open.len() as i64);
         Ok(tenant)
@@ -85,11 +101,11 @@ impl Tenants {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Every instance, in order, for the snapshot file. A namespace that somebody only looked into is not
+    /// Every instance that registered itself, in order, for the snapshot file. A namespace that somebody only looked into is not
     /// kept: it would count against [`NAMESPACES_MAX`] for ever.
     pub fn contents(&self) -> Vec<(Namespace, Vec<Leased>)> {
         let contents =
-            |(namespace, tenant): (_, Arc<Tenant>)| (namespace, tenant.read().instances().collect());
+            |(namespace, tenant): (_, Arc<Tenant>)| (namespace, tenant.read().registered().collect());
         let all = self.all().into_iter().map(contents);
         all.filter(|(_, instances): &(_, Vec<_>)| !instances.is_empty()).collect()
     }

@@ -16,6 +16,7 @@ async fn methods_that_a_path_lacks_are_405_and_paths_that_are_not_there_404() {
         ("/api/v1/instances/fakeid", "DELETE", "CONNECT GET HEAD OPTIONS PATCH PUT POST TRACE"),
         ("/api/v1/instances/fakeid/heartbeat", "PUT", "CONNECT GET HEAD OPTIONS PATCH POST DELETE TRACE"),
         ("/api/v1/instances//heartbeat", "PUT", "GET HEAD DELETE"),
+        ("/api/v1/heartbeats", "PUT", "CONNECT GET HEAD OPTIONS PATCH POST DELETE TRACE"),
         ("/api/v1/services/fakeservice", "GET", "CONNECT HEAD OPTIONS PATCH POST PUT TRACE"),
         ("/api/v1/services", "GET", "CONNECT HEAD OPTIONS PATCH POST PUT TRACE"),
         ("/api/v1/watch", "GET", "CONNECT HEAD OPTIONS PATCH POST PUT TRACE"),
@@ -177,6 +178,74 @@ async fn heartbeats_and_deletes_know_only_the_living() {
     }
     assert_eq!(registry.get("/api/v1/services").await.text(), r#"{"services":[]}"#);
     registry.stop().await;
+}
+
+#[tokio::test]
+async fn many_heartbeats_in_one_request_are_answered_one_by_one() {
+    let registry = Running::start(&[]).await;
+    let (first, second) = (registry.register("s", "h:1", "").await, registry.register("s", "h:2", "").await);
+    let before = registry.get("/api/v1/services/s").await.value();
+    let ids = format!(r#"{{"ids":["{first}","unknown","","{second}","{first}"],"more":1}}"#);
+    let reply = registry.json("PUT", "/api/v1/heartbeats", &ids).await;
+    assert_eq!(reply.status, 200);
+    let results = reply.value()["results"].as_array().unwrap().clone();
+    let results: Vec<_> =
+        results.iter().map(|r| (r["id"].as_str().unwrap(), r["status"].as_u64().unwrap())).collect();
+    assert_eq!(
+        results,
+        [(first.as_str(), 200), ("unknown", 410), ("", 400), (second.as_str(), 200), (first.as_str(), 200)]
+    );
+    let beaten = |reply: &support::Reply| {
+        reply.value()["instances"][0]["last_heartbeat"] != before["instances"][0]["last_heartbeat"]
+    };
+    registry.json("PUT", "/api/v1/heartbeats", &ids).await;
+    assert!(beaten(&registry.get("/api/v1/services/s").await));
+
+    let many = |count: usize| format!(r#"{{"ids":[{}]}}"#, vec![r#""x""#; count].join(","));
+    for (body, status) in [
+        (r#"{"ids":[]}"#.to_owned(), 200),
+        (many(10_000), 200),
+        (many(10_001), 400),
+        (r#"{"ids":[7]}"#.to_owned(), 400),
+        (r#"{"ids":"x"}"#.to_owned(), 400),
+        ("{}".to_owned(), 400),
+        ("[]".to_owned(), 400),
+        ("{".to_owned(), 400),
+    ] {
+        let reply = registry.json("PUT", "/api/v1/heartbeats", &body).await;
+        assert_eq!(reply.status, status, "{}", &body[..body.len().min(40)]);
+        assert!(status == 200 || reply.is_error());
+    }
+    assert_eq!(registry.send("PUT", "/api/v1/heartbeats", &[], "").await.status, 400);
+    assert_eq!(
+        registry.send("PUT", "/api/v1/heartbeats", &["Content-Type: text/plain"], &ids).await.status,
+        415
+    );
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn instances_that_fall_silent_together_are_held_and_said_to_be() {
+    let arguments = ["--self_preservation", "--min_ttl=200ms", "--default_ttl=3s", "--max_ttl=10m"];
+    let registry = Running::start(&arguments).await;
+    for number in 0..12 {
+        registry.register("s", &format!("h:{number}"), "").await;
+    }
+    let uptime = registry
+        .eventually("/uptime", |reply| reply.value()["SELF_PRESERVATION"]["properties"]["held"] == 12);
+    let component = uptime.await.value()["SELF_PRESERVATION"].clone();
+    assert_eq!(
+        (component["healthy"].as_bool(), component["properties"]["active"].as_bool()),
+        (Some(true), Some(true))
+    );
+    assert!(component["properties"]["message"].is_string());
+    assert_eq!(registry.get("/api/v1/services/s").await.value()["instances"].as_array().unwrap().len(), 12);
+    let metrics = registry.get("/metrics").await;
+    assert!(metrics.text().contains("a8_registry_held_instances{namespace=\"default\"} 12"));
+    registry.stop().await;
+    let plain = Running::start(&[]).await;
+    assert!(plain.get("/uptime").await.value().get("SELF_PRESERVATION").is_none());
+    plain.stop().await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use registry::admitted::Admitted;
-use registry::catalog::{Catalog, Command};
+use registry::catalog::{Catalog, Command, Source};
 use registry::metrics::Metrics;
 use registry::news::{Held, News, Scope};
 use registry::tenants::Tenants;
@@ -29,6 +29,7 @@ enum Step {
     Deregister(u8),
     Renew(u8),
     Pass { millis: u64 },
+    Elsewhere { source: Source, held: Vec<(u8, u8)> },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -42,6 +43,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (1u64..60_000).prop_map(|millis| Step::Pass { millis }),
     ];
     prop::collection::vec(step, 1..80)
+}
+
+/// Histories in which read-only catalogs hold some of the same ids.
+fn steps_with_sources() -> impl Strategy<Value = Vec<Step>> {
+    let source = prop_oneof![Just(Source::Kubernetes), Just(Source::File)];
+    let held = prop::collection::vec((0u8..12, 0u8..3), 0..5);
+    let elsewhere = (source, held).prop_map(|(source, held)| Step::Elsewhere { source, held });
+    (steps(), prop::collection::vec((any::<prop::sample::Index>(), elsewhere), 0..12)).prop_map(
+        |(mut steps, elsewhere)| {
+            for (place, step) in elsewhere {
+                steps.insert(place.index(steps.len()), step);
+            }
+            steps
+        },
+    )
 }
 
 fn id(number: u8) -> InstanceId {
@@ -72,12 +88,17 @@ fn take(catalog: &mut Catalog, step: &Step, now: &mut u64, mut expired: impl FnM
         }
         Step::Deregister(number) => drop(catalog.apply(Command::Deregister(id(*number)), at)),
         Step::Renew(number) => drop(catalog.renew(&id(*number), at)),
+        Step::Elsewhere { source, held } => {
+            let held = held.iter().map(|(id, tag)| admitted(*id, *tag, 0, "")).collect();
+            catalog.replace_source(*source, held, at);
+        }
         Step::Pass { millis } => {
             let end = *now + millis;
             while *now < end {
                 *now = (*now + SWEEP_MS).min(end);
                 for change in catalog.expire(Timestamp::from_millis(*now)) {
-                    let Change::Delete { id, .. } = change else { panic!("expiry only deletes") };
+                    // What comes to light behind an expired instance is no expiry.
+                    let Change::Delete { id, .. } = change else { continue };
                     expired(&id, *now);
                 }
             }
@@ -110,7 +131,7 @@ proptest! {
 
     #[test]
     fn followers_that_poll_whenever_they_like_hold_what_is_there(
-        steps in steps(),
+        steps in steps_with_sources(),
         polls in prop::collection::vec(any::<bool>(), 80),
     ) {
         let mine = [ServiceName::new("s1").unwrap(), ServiceName::new("ghost").unwrap()];
@@ -173,7 +194,7 @@ proptest! {
                         *deadline = now + *ttl;
                     }
                 }
-                Step::Pass { .. } => {}
+                Step::Pass { .. } | Step::Elsewhere { .. } => {}
             }
             let mut wrong = None;
             take(&mut catalog, step, &mut now, |id, at| match deadlines.remove(id) {

@@ -1,7 +1,7 @@
 //! The registry's contract: what registers, how it changes, and how a watcher follows.
 //!
-//! Everything here is a value or a pure step; the only thing that touches a socket is `client`, behind
-//! the feature of that name. The crate knows neither rules nor Eureka.
+//! Everything here is a value or a pure step; the only things that touch a socket are `client` and `issuer`,
+//! behind the features of those names. The crate knows neither rules nor Eureka.
 
 pub mod change;
 #[cfg(feature = "client")]
@@ -10,8 +10,12 @@ pub mod duration;
 pub mod follow;
 pub mod hash;
 pub mod instance;
+#[cfg(feature = "issuer")]
+pub mod issuer;
 pub mod names;
 pub mod setting;
+#[cfg(feature = "token")]
+pub mod token;
 
 pub use change::{Change, Position, Reason, Update, WatchAnswer};
 pub use follow::Followed;

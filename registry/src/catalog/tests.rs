@@ -203,3 +203,89 @@ fn ten_thousand_that_renew_stay_and_exactly_the_silent_go() {
         (0..10_000).all(|number| catalog.entries.contains_key(all[number].as_str()) == (number % 10 != 0))
     );
 }
+
+#[test]
+fn silence_of_many_is_held_for_a_while_and_a_renewal_or_a_delete_ends_it() {
+    let mut catalog = Catalog::new(None).preserving(Some(Threshold::new(0.85).unwrap()));
+    for number in 0..20 {
+        register(&mut catalog, "s", &format!("{number:02}"), at(0)).unwrap();
+    }
+    for number in 0..10 {
+        catalog.renew(&name(&format!("{number:02}")), at(20_000)).unwrap();
+    }
+    assert_eq!(catalog.expire(at(30_001)), []);
+    assert_eq!((catalog.len(), catalog.held(), catalog.leases()), (20, 10, 20));
+    for number in 0..10 {
+        catalog.renew(&name(&format!("{number:02}")), at(31_000)).unwrap();
+    }
+    // Seven come back and one is deleted: the two that are left are no longer many.
+    for number in 10..17 {
+        catalog.renew(&name(&format!("{number:02}")), at(32_000)).unwrap();
+    }
+    catalog.apply(Command::Deregister(name("17")), at(32_000)).unwrap();
+    assert_eq!(catalog.expire(at(40_002)), [expired("s", "18"), expired("s", "19")]);
+    assert_eq!((catalog.len(), catalog.held()), (17, 0));
+}
+
+fn elsewhere(service: &str, ids: &[&str]) -> Vec<Admitted> {
+    ids.iter().map(|id| admitted(service, id, "", 0)).collect()
+}
+
+fn shown(catalog: &Catalog) -> Vec<(String, u32)> {
+    catalog.instances().map(|leased| (leased.instance.id.to_string(), leased.instance.ttl)).collect()
+}
+
+#[test]
+fn what_comes_from_elsewhere_is_shown_and_nobody_renews_removes_or_counts_it() {
+    // spec/registry.md 7.1, 9.7 G5 to G9.
+    let mut catalog = Catalog::new(Some(1));
+    assert_eq!(catalog.replace_source(Source::File, elsewhere("s", &[]), at(0)), []);
+    assert_eq!(catalog.services().count(), 0);
+    catalog.replace_source(Source::File, elsewhere("s", &["a", "b"]), at(0));
+    catalog.replace_source(Source::Kubernetes, elsewhere("t", &["k"]), at(0));
+    assert_eq!(shown(&catalog), [("a".to_owned(), 0), ("b".to_owned(), 0), ("k".to_owned(), 0)]);
+    assert_eq!(catalog.renew(&name("a"), at(1)), Err(Refused::Unknown));
+    assert_eq!(catalog.apply(Command::Deregister(name("a")), at(1)), Err(Refused::Unknown));
+    register(&mut catalog, "s", "own", at(1)).unwrap();
+    assert_eq!(register(&mut catalog, "s", "more", at(1)), Err(Refused::Full));
+    assert_eq!(register(&mut catalog, "s", "b", at(1)), Err(Refused::Full), "hiding one takes room too");
+    assert_eq!(catalog.services().count(), 2);
+    assert_eq!((catalog.leases(), catalog.registered().count()), (1, 1));
+    assert_eq!(catalog.expire(at(10_000_000)), [expired("s", "own")]);
+    assert_eq!(shown(&catalog).len(), 3, "nothing from elsewhere expires");
+    let gone = catalog.replace_source(Source::File, elsewhere("s", &["b"]), at(0));
+    assert!(matches!(&gone[..], [Change::Delete { id, .. }] if id.as_str() == "a"), "{gone:?}");
+    assert_eq!(catalog.replace_source(Source::File, elsewhere("s", &["b"]), at(0)), []);
+}
+
+#[test]
+fn of_an_id_that_several_catalogs_hold_watchers_see_the_first_and_lists_all() {
+    let mut catalog = Catalog::new(None);
+    catalog.replace_source(Source::File, elsewhere("s", &["a"]), at(0));
+    register(&mut catalog, "s", "a", at(0)).unwrap();
+    assert_eq!(shown(&catalog), [("a".to_owned(), 30)]);
+    let listed =
+        |catalog: &Catalog| catalog.all_of("s").map(|leased| leased.instance.ttl).collect::<Vec<_>>();
+    assert_eq!(listed(&catalog), [30, 0]);
+    assert_eq!(catalog.list(&Query::default()).len(), 2);
+    assert_eq!(catalog.renew(&name("a"), at(1)), Ok(()));
+    // An earlier source takes its place behind the registered one, before the file.
+    assert_eq!(catalog.replace_source(Source::Kubernetes, elsewhere("t", &["a"]), at(1)), []);
+    assert_eq!(catalog.shadowed().count(), 2);
+    catalog.apply(Command::Deregister(name("a")), at(2)).unwrap();
+    let of = |catalog: &Catalog| {
+        catalog.instances().map(|l| l.instance.service_name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&catalog), ["t"]);
+    catalog.replace_source(Source::Kubernetes, vec![], at(3));
+    assert_eq!(of(&catalog), ["s"]);
+    catalog.replace_source(Source::File, vec![], at(3));
+    assert!(catalog.is_empty());
+    assert_eq!(catalog.hash(), ContentHash::default());
+    // And after an expiry.
+    register(&mut catalog, "s", "b", at(10)).unwrap();
+    catalog.replace_source(Source::File, elsewhere("s", &["b"]), at(10));
+    let changes = catalog.expire(at(40_000));
+    assert!(matches!(&changes[..], [Change::Delete { .. }, Change::Put(_)]), "{changes:?}");
+    assert_eq!(shown(&catalog), [("b".to_owned(), 0)]);
+}

@@ -2,30 +2,33 @@
 //! (spec/registry.md 4.1 to 4.3). It hands out no routes; handlers ask for a [`Caller`].
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Uri};
 use registry_api::Namespace;
+use registry_api::issuer::{Issuer, NotBelieved};
+pub use registry_api::token::NAMESPACE_BYTES_MAX;
 
 use super::error::Refusal;
+use super::listen::OverTls;
 use super::state::App;
 
-/// The longest namespace in bytes; a longer token is refused.
-pub const NAMESPACE_BYTES_MAX: usize = 1_024;
-
 /// One way of reading a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Mode {
     /// No token, or the token `default`, is the default namespace.
     None,
     /// The token itself is the namespace.
     Trusted,
+    /// A signed token names the namespace.
+    Jwt(Arc<Issuer>),
 }
 
 /// The modes in the order in which they are tried; without any, [`Mode::None`] holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Modes(Vec<Mode>);
 
 impl Default for Modes {
@@ -46,6 +49,9 @@ pub enum NotAuthorized {
     /// No mode knows the token.
     #[error("the token is not valid")]
     Unrecognised,
+    /// The keys to check the token with could not be had.
+    #[error("the token cannot be checked: its issuer is out of reach")]
+    Unreachable,
 }
 
 enum Outcome {
@@ -60,10 +66,19 @@ impl Modes {
         if modes.is_empty() { Self::default() } else { Self(modes) }
     }
 
+    /// Those who sign tokens, for keeping their keys fresh.
+    pub fn issuers(&self) -> impl Iterator<Item = &Arc<Issuer>> {
+        self.0.iter().filter_map(|mode| match mode {
+            Mode::Jwt(issuer) => Some(issuer),
+            Mode::None | Mode::Trusted => None,
+        })
+    }
+
     /// The namespace of a token. Only "not my kind of token" moves on to the next mode.
-    pub fn authenticate(&self, token: &str) -> Result<Namespace, NotAuthorized> {
+    /// `now` counts from the Unix epoch.
+    pub async fn authenticate(&self, token: &str, now: Duration) -> Result<Namespace, NotAuthorized> {
         for mode in &self.0 {
-            match mode.read(token) {
+            match mode.read(token, now).await {
                 Outcome::Namespace(namespace) => return Ok(namespace),
                 Outcome::Unauthorized(reason) => return Err(reason),
                 Outcome::NotMyKind => {}
@@ -74,7 +89,7 @@ impl Modes {
 }
 
 impl Mode {
-    fn read(self, token: &str) -> Outcome {
+    async fn read(&self, token: &str, now: Duration) -> Outcome {
         match self {
             Self::None if token.is_empty() || token == "default" => Outcome::Namespace(Namespace::default()),
             Self::None => Outcome::NotMyKind,
@@ -84,6 +99,14 @@ impl Mode {
             Self::Trusted => match Namespace::new(token) {
                 Ok(namespace) => Outcome::Namespace(namespace),
                 Err(_) => Outcome::Unauthorized(NotAuthorized::Missing),
+            },
+            Self::Jwt(_) if token.is_empty() => Outcome::Unauthorized(NotAuthorized::Missing),
+            // Boxed, since every request would have to hold the room for a fetch of keys, as long as it waits.
+            Self::Jwt(issuer) => match Box::pin(issuer.namespace(token, now)).await {
+                Ok(namespace) => Outcome::Namespace(namespace),
+                Err(NotBelieved::Foreign) => Outcome::NotMyKind,
+                Err(NotBelieved::Invalid) => Outcome::Unauthorized(NotAuthorized::Unrecognised),
+                Err(NotBelieved::Unreachable) => Outcome::Unauthorized(NotAuthorized::Unreachable),
             },
         }
     }
@@ -117,13 +140,14 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
-        let secure = is_secure(&parts.headers);
+        let secure = parts.extensions.get::<OverTls>().is_some() || is_secure(&parts.headers);
         let host = host(&parts.headers, &parts.uri);
         if app.require_https && !secure {
             let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
             return Err(Refusal::Insecure { location: format!("https://{host}{target}") });
         }
-        let namespace = app.modes.authenticate(token(&parts.headers)?)?;
+        let token = token(&parts.headers)?;
+        let namespace = app.modes.authenticate(token, app.clock.time_of_day()).await?;
         if let Some(Tag(tag)) = parts.extensions.get::<Tag>() {
             // Set once per request; a second extraction would say the same.
             let _ = tag.set(namespace.clone());
@@ -133,7 +157,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
-/// Whether the request came over HTTPS to a proxy in front of us; we speak no TLS ourselves.
+/// Whether the request came over HTTPS to a proxy in front of us.
 fn is_secure(headers: &HeaderMap) -> bool {
     const WSSC: HeaderName = HeaderName::from_static("$wssc");
     const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -151,9 +175,21 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    #[test]
-    fn modes_turn_tokens_into_namespaces() {
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    fn jwt() -> Mode {
+        Mode::Jwt(Arc::new(Issuer::new("secret", None).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn modes_turn_tokens_into_namespaces() {
         use Mode::{None, Trusted};
+        let sign = |secret: &str, lifetime| {
+            let namespace = Namespace::new("blue").unwrap();
+            registry_api::token::sign(secret.as_bytes(), &namespace, NOW, Duration::from_secs(lifetime))
+        };
+        let (good, over, forged) = (sign("secret", 60), sign("secret", 0), sign("guess", 60));
+        let tagged = format!("jwt.{good}");
         let long = "x".repeat(NAMESPACE_BYTES_MAX + 1);
         for (modes, token, namespace) in [
             (vec![], "", Ok("default")),
@@ -168,8 +204,24 @@ mod tests {
             (vec![None, Trusted], "foreign", Ok("foreign")),
             (vec![None, Trusted], "", Ok("default")),
             (vec![Trusted, None], "", Err(NotAuthorized::Missing)),
+            (vec![jwt()], &good, Ok("blue")),
+            (vec![jwt()], &tagged, Ok("blue")),
+            (vec![jwt()], "", Err(NotAuthorized::Missing)),
+            (vec![jwt()], "text", Err(NotAuthorized::Unrecognised)),
+            (vec![jwt()], &over, Err(NotAuthorized::Unrecognised)),
+            (vec![jwt()], &forged, Err(NotAuthorized::Unrecognised)),
+            // What looks like a signed token is never taken for anything else, unless somebody asked first.
+            (vec![jwt(), Trusted], &good, Ok("blue")),
+            (vec![jwt(), Trusted], "text", Ok("text")),
+            (vec![jwt(), Trusted], "", Err(NotAuthorized::Missing)),
+            (vec![jwt(), Trusted], &over, Err(NotAuthorized::Unrecognised)),
+            (vec![jwt(), Trusted], &forged, Err(NotAuthorized::Unrecognised)),
+            (vec![Trusted, jwt()], &good, Ok(good.as_str())),
+            (vec![None, jwt()], &good, Ok("blue")),
+            (vec![None, jwt()], "", Ok("default")),
+            (vec![jwt(), None], "default", Ok("default")),
         ] {
-            let outcome = Modes::new(modes.clone()).authenticate(token);
+            let outcome = Modes::new(modes.clone()).authenticate(token, NOW).await;
             assert_eq!(outcome, namespace.map(|text| Namespace::new(text).unwrap()), "{modes:?} {token}");
         }
     }

@@ -12,6 +12,8 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::Refusal;
+use super::eureka;
+use super::eureka::route::Mounted;
 use crate::gzip::{self, Undecodable};
 
 /// The longest body, also after decompression.
@@ -75,7 +77,7 @@ pub async fn admit(request: Request, bodies: &Bodies) -> Result<Request, Refusal
     match length.map(|length| length.parse::<u64>()) {
         Some(Ok(0)) => Ok(request),
         Some(Ok(length)) => {
-            if !is_json(request.headers()) {
+            if !is_taken(request.headers(), request.uri().path()) {
                 return Err(Refusal::UnsupportedMediaType);
             }
             if length > BODY_BYTES_MAX as u64 {
@@ -89,7 +91,7 @@ pub async fn admit(request: Request, bodies: &Bodies) -> Result<Request, Refusal
         _ => {
             let (parts, body) = request.into_parts();
             let bytes = bodies.collect(body).await?;
-            if !bytes.is_empty() && !is_json(&parts.headers) {
+            if !bytes.is_empty() && !is_taken(&parts.headers, parts.uri.path()) {
                 return Err(Refusal::UnsupportedMediaType);
             }
             Ok(Request::from_parts(parts, Body::from(bytes)))
@@ -122,8 +124,8 @@ async fn drain(request: Request) {
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
 }
 
-/// `application/json`, with UTF-8 if a charset is named.
-fn is_json(headers: &HeaderMap) -> bool {
+/// `application/json`, with UTF-8 if a charset is named; for Eureka clients also XML.
+fn is_taken(headers: &HeaderMap, path: &str) -> bool {
     let Some(text) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let mut parts = text.split(';');
     let media_type = parts.next().unwrap_or_default().trim();
@@ -131,7 +133,8 @@ fn is_json(headers: &HeaderMap) -> bool {
         .filter_map(|parameter| parameter.split_once('='))
         .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
         .map(|(_, value)| value.trim().trim_matches('"'));
-    media_type.eq_ignore_ascii_case("application/json")
+    let is_json = media_type.eq_ignore_ascii_case("application/json");
+    (is_json || eureka::format::is_xml(media_type) && Mounted::cut(path).is_some())
         && charset.is_none_or(|charset| charset.eq_ignore_ascii_case("utf-8"))
 }
 
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_json_in_utf_8_is_taken() {
+    fn only_json_in_utf_8_is_taken_and_from_eureka_clients_xml() {
         for (label, taken) in [
             ("application/json", true),
             ("Application/JSON", true),
@@ -170,8 +173,10 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(label));
-            assert_eq!(is_json(&headers), taken, "{label}");
+            assert_eq!(is_taken(&headers, "/api/v1/instances"), taken, "{label}");
+            let taken = taken || label == "application/xml";
+            assert_eq!(is_taken(&headers, "/eureka/apps/A"), taken, "{label}");
         }
-        assert!(!is_json(&HeaderMap::new()));
+        assert!(!is_taken(&HeaderMap::new(), "/eureka/apps/A"));
     }
 }

@@ -45,6 +45,10 @@ pub enum Refusal {
     Query(#[from] BadQuery),
     #[error("the parameter {name} is refused: {problem}")]
     Parameter { name: &'static str, problem: String },
+    #[error("the body is no list of ids: {0}")]
+    NotIds(String),
+    #[error("the list has more than {} ids", super::native::RENEWED_MAX)]
+    TooManyIds,
     #[error("the instance id is missing")]
     IdMissing,
     #[error("the path is not UTF-8 after decoding")]
@@ -60,7 +64,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    fn status(&self) -> StatusCode {
+    /// The status code.
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Insecure { .. } => StatusCode::MOVED_PERMANENTLY,
             Self::BodyBroken(_)
@@ -68,8 +73,11 @@ impl Refusal {
             | Self::Mistake(_)
             | Self::Query(_)
             | Self::Parameter { .. }
+            | Self::NotIds(_)
+            | Self::TooManyIds
             | Self::IdMissing
             | Self::PathNotText => StatusCode::BAD_REQUEST,
+            Self::NotAuthorized(NotAuthorized::Unreachable) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotAuthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Catalog(Refused::Full) | Self::TooManyNamespaces(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::ServiceUnknown => StatusCode::NOT_FOUND,
@@ -85,9 +93,15 @@ impl Refusal {
 }
 
 #[derive(Serialize)]
-struct Envelope {
+struct Envelope<'a> {
     #[serde(rename = "Error")]
-    error: String,
+    error: &'a str,
+}
+
+/// An answer that says what went wrong (spec/registry.md 0.4).
+pub(super) fn envelope(status: StatusCode, sentence: &str) -> Response {
+    let body = serde_json::to_vec(&Envelope { error: sentence }).expect("a sentence always encodes");
+    (status, [(CONTENT_TYPE, JSON)], body).into_response()
 }
 
 impl IntoResponse for Refusal {
@@ -101,14 +115,12 @@ impl IntoResponse for Refusal {
                 |location| (status, [(LOCATION, location)]).into_response(),
             );
         }
-        let envelope = serde_json::to_vec(&Envelope { error: self.to_string() });
-        let body = envelope.expect("a sentence always encodes");
-        let mut response = (status, [(CONTENT_TYPE, JSON)], body).into_response();
+        let mut response = envelope(status, &self.to_string());
         match self {
             Self::MethodNotAllowed { allow } => {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             }
-            Self::NotAuthorized(_) => {
+            Self::NotAuthorized(_) if status == StatusCode::UNAUTHORIZED => {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             _ => {}

@@ -1,6 +1,7 @@
 //! What surrounds every request, matched or not: admission of its body, a net for panics, compression, the
 //! headers of every answer, the metrics and one line of access log (spec/registry.md 0.4 and 8).
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -18,6 +19,8 @@ use hyper::body::Body as _;
 
 use super::auth::Tag;
 use super::error::Refusal;
+use super::eureka;
+use super::eureka::route;
 use super::state::App;
 use super::{JSON, body, operation};
 use crate::gzip;
@@ -34,7 +37,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     let began = app.clock.uptime();
     let id = app.request_ids.next(app.clock.since_epoch().as_nanos());
     let tag = Tag::default();
-    let line = Line::of(&request, tag.clone());
+    let line = Line::of(&request, tag.clone(), &app);
     // The answer to a HEAD is empty, and an empty one is never compressed.
     let accepts_gzip = takes_gzip(request.headers()) && request.method() != Method::HEAD;
     request.extensions_mut().insert(tag);
@@ -123,30 +126,34 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 struct Line {
     client: String,
     method: Method,
-    uri: http::Uri,
+    target: Target,
     version: http::Version,
     operation: &'static str,
+    protocol: &'static str,
     tag: Tag,
 }
 
 impl Line {
-    fn of(request: &Request, tag: Tag) -> Self {
+    fn of(request: &Request, tag: Tag, app: &App) -> Self {
         let claimed = header(request.headers(), CLIENT_IP).filter(|client| !client.is_empty());
         let client = claimed.map(|client| client.chars().take(CLIENT_BYTES_MAX).collect());
         let peer =
             || request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string());
-        let path = request.extensions().get::<MatchedPath>();
+        let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let (path, method) = (request.uri().path(), request.method());
+        let eureka = eureka::operation(path, method, app.eureka.compat);
         Self {
             client: client.or_else(peer).unwrap_or_else(|| "-".to_owned()),
             method: request.method().clone(),
-            uri: request.uri().clone(),
+            target: Target(request.uri().clone()),
             version: request.version(),
-            operation: operation::name(path.map(MatchedPath::as_str), request.method()),
+            operation: eureka.unwrap_or_else(|| operation::name(matched, method)),
+            protocol: if eureka.is_some() { "Eureka" } else { "Amalgam8" },
             tag,
         }
     }
 
-    /// The phrase is not constant because spec/registry.md 8 prescribes it. Native URIs carry no token.
+    /// The phrase is not constant because spec/registry.md 8 prescribes it.
     fn write(&self, id: &str, response: &Response, elapsed: Duration) {
         let routed = self.operation != operation::UNROUTED;
         tracing::info!(
@@ -155,16 +162,30 @@ impl Line {
             "sd-request-id" = id,
             namespace = self.tag.0.get().map_or("", |namespace| namespace.as_str()),
             method = if routed { self.operation } else { self.method.as_str() },
-            protocol = if routed { "Amalgam8".to_owned() } else { format!("{:?}", self.version) },
+            protocol = if routed { self.protocol.to_owned() } else { format!("{:?}", self.version) },
             returncode = response.status().as_u16(),
             byteswritten = response.body().size_hint().lower(),
             elapsedtime = ?elapsed,
             "{} {} {} {:?}",
             self.client,
             self.method,
-            self.uri,
+            self.target,
             self.version
         );
+    }
+}
+
+/// The target as it may be logged: Eureka clients have their token in the path.
+struct Target(http::Uri);
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(uri) = self;
+        match (route::masked(uri.path()), uri.query()) {
+            (None, _) => uri.fmt(f),
+            (Some(path), None) => f.write_str(&path),
+            (Some(path), Some(query)) => write!(f, "{path}?{query}"),
+        }
     }
 }
 
@@ -178,6 +199,18 @@ mod tests {
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let body = axum::body::to_bytes(response.into_body(), 1_000).await.unwrap();
         assert!(body.starts_with(b"{\"Error\":\""), "{body:?}");
+    }
+
+    #[test]
+    fn no_token_is_logged() {
+        for (target, logged) in [
+            ("/api/eureka/secret/v2/apps/A?x=1", "/api/eureka/***/v2/apps/A?x=1"),
+            ("http://h:1/api/eureka/secret/v2/apps", "/api/eureka/***/v2/apps"),
+            ("/api/eureka//v2/apps", "/api/eureka//v2/apps"),
+            ("/api/v1/instances?tags=a", "/api/v1/instances?tags=a"),
+        ] {
+            assert_eq!(Target(target.parse().unwrap()).to_string(), logged);
+        }
     }
 
     #[tokio::test]

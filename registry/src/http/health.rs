@@ -8,23 +8,27 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::JSON;
+use super::openapi::Component;
 use super::state::App;
 use crate::metrics;
 
-/// GET /
+/// Whether the registry runs.
+#[utoipa::path(get, path = "/", operation_id = "GetHealth", responses((status = 200, description = "It runs.")))]
 pub(super) async fn alive() -> StatusCode {
     StatusCode::OK
 }
 
-/// GET /uptime
+/// How long it has run, and how its components are.
+#[utoipa::path(get, path = "/uptime", operation_id = "GetInfo",
+    responses((status = 200, description = "The components by name.", body = HashMap<String, Component>)))]
 pub(super) async fn uptime(State(app): State<Arc<App>>) -> Response {
     // Absent where there is no /proc; zeros then.
     let loads = tokio::fs::read_to_string("/proc/loadavg").await.unwrap_or_default();
     let [load_1m, load_5m, load_15m] = load_averages(&loads);
-    let body = json!({
+    let mut body = json!({
         "UPTIME": {
             "healthy": true,
             "properties": {
@@ -40,10 +44,24 @@ pub(super) async fn uptime(State(app): State<Arc<App>>) -> Response {
             }
         }
     });
+    if app.preserving {
+        body["SELF_PRESERVATION"] = preservation(app.tenants.held());
+    }
     ([(CONTENT_TYPE, JSON)], body.to_string()).into_response()
 }
 
-/// GET /metrics
+/// Healthy also while it holds: that is what it is for. Which namespaces these are is nobody's business here.
+fn preservation((namespaces, instances): (usize, usize)) -> Value {
+    let mut properties = json!({ "active": namespaces > 0, "namespaces": namespaces, "held": instances });
+    if namespaces > 0 {
+        properties["message"] = json!("too many instances are silent at once; they are held for a while");
+    }
+    json!({ "healthy": true, "properties": properties })
+}
+
+/// Series for Prometheus.
+#[utoipa::path(get, path = "/metrics", operation_id = "GetMetrics",
+    responses((status = 200, description = "Text format 0.0.4.", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text()).into_response()
 }

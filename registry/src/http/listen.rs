@@ -15,11 +15,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::stall::Unstalled;
+use super::tls::HANDSHAKE_TIMEOUT;
 
 /// How many connections are served at once; further ones wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 50_000;
@@ -41,9 +44,14 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The pause after the machine refuses a connection, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Marks requests that came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OverTls;
+
 /// Serves until `closing` turns true, then lets requests finish for [`DRAIN_TIMEOUT`].
 pub async fn listen(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     router: Router,
     connections: IntGauge,
     mut closing: watch::Receiver<bool>,
@@ -60,9 +68,18 @@ pub async fn listen(
         };
         let (stream, peer, permit) = accepted;
         let (router, closing, connections) = (router.clone(), closing.clone(), connections.clone());
+        let tls = tls.clone();
         open.spawn(async move {
             let _counted = (Counted::new(connections), permit);
-            serve(stream, peer, router, closing).await;
+            // Answers are small and awaited; a socket that refuses the option works anyway.
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => serve(stream, peer, None, router, closing).await,
+                Some(tls) => {
+                    // Boxed, so that connections without TLS do not hold the room for it.
+                    Box::pin(serve_tls(tls, stream, peer, router, closing)).await;
+                }
+            }
         });
     }
     drop(listener);
@@ -89,14 +106,36 @@ async fn accept(
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, mut closing: watch::Receiver<bool>) {
-    // Answers are small and awaited; a socket that refuses the option works anyway.
-    let _ = stream.set_nodelay(true);
+async fn serve_tls(
+    tls: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    closing: watch::Receiver<bool>,
+) {
+    // Who does not get to the end of the handshake has said nothing worth an answer.
+    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        serve(stream, peer, Some(OverTls), router, closing).await;
+    }
+}
+
+async fn serve<S>(
+    stream: S,
+    peer: SocketAddr,
+    over_tls: Option<OverTls>,
+    router: Router,
+    mut closing: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let spoke = Arc::new(AtomicBool::new(false));
     let (heard, router) = (Arc::clone(&spoke), TowerToHyperService::new(router));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(over_tls) = over_tls {
+            request.extensions_mut().insert(over_tls);
+        }
         router.call(request)
     });
     let mut builder = Builder::new(TokioExecutor::new());

@@ -10,22 +10,33 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, StatusCode, Uri};
 use registry_api::{InstanceId, ServiceName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::auth::Caller;
 use super::error::Refusal;
+use super::openapi::{Error, Refusals, RegistrationSchema};
 use super::state::App;
 use super::{JSON, body};
 use crate::catalog::{Command, Leased, Refused};
 use crate::query::{Fields, Query, Shown};
 use crate::registration::admit;
 
+/// How many leases one request may renew.
+pub(super) const RENEWED_MAX: usize = 10_000;
 /// Longer lists are encoded beside the request threads.
 const INLINE_INSTANCES_MAX: usize = 200;
 
 type Shared = State<Arc<App>>;
 
-/// POST /api/v1/instances
+/// Registers an instance, or replaces the one of the same service and endpoint.
+#[utoipa::path(post, path = "/api/v1/instances", operation_id = "Register", request_body = RegistrationSchema,
+    responses(
+        (status = 201, description = "It is registered.", body = Registered<'_>, headers(("Location" = String))),
+        (status = 400, description = "The body is no registration, or one with a mistake.", body = Error),
+        (status = 403, description = "The namespace is full.", body = Error),
+        Refusals,
+    ))]
 pub(super) async fn register(
     State(app): Shared,
     caller: Caller,
@@ -44,7 +55,14 @@ pub(super) async fn register(
     Ok((StatusCode::CREATED, [(LOCATION, this)], body).into_response())
 }
 
-/// DELETE /api/v1/instances/{id}
+/// Removes an instance.
+#[utoipa::path(delete, path = "/api/v1/instances/{id}", operation_id = "Deregister",
+    params(("id" = String, Path, description = "As registration answered it.")),
+    responses(
+        (status = 200, description = "It is gone."),
+        (status = 410, description = "It was not there.", body = Error),
+        Refusals,
+    ))]
 pub(super) async fn deregister(
     State(app): Shared,
     caller: Caller,
@@ -56,7 +74,15 @@ pub(super) async fn deregister(
     Ok(StatusCode::OK)
 }
 
-/// PUT /api/v1/instances/{id}/heartbeat
+/// Renews the lease of an instance.
+#[utoipa::path(put, path = "/api/v1/instances/{id}/heartbeat", operation_id = "Renew",
+    params(("id" = String, Path, description = "As registration answered it.")),
+    responses(
+        (status = 200, description = "The lease begins anew."),
+        (status = 400, description = "The id is empty.", body = Error),
+        (status = 410, description = "It is not registered; it may register again.", body = Error),
+        Refusals,
+    ))]
 pub(super) async fn renew(
     State(app): Shared,
     caller: Caller,
@@ -67,12 +93,76 @@ pub(super) async fn renew(
     Ok(StatusCode::OK)
 }
 
+/// Renews many leases in one request; each is answered as it would be alone.
+#[utoipa::path(put, path = "/api/v1/heartbeats", operation_id = "RenewMany", request_body = Ids,
+    responses(
+        (status = 200, description = "One result per id, in the same order.", body = ManyRenewed<'_>),
+        (status = 400, description = "The body is no list of ids, or too long a one.", body = Error),
+        Refusals,
+    ))]
+pub(super) async fn renew_many(
+    State(app): Shared,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let bytes = body::read(&headers, body, &app.bodies).await?;
+    let ids = read_ids(&bytes)?;
+    let known = match app.tenants.find(&caller.namespace) {
+        Some(tenant) => tenant.renew_all(&ids, app.clock.now()),
+        None => vec![false; ids.len()],
+    };
+    let status = |id: &str, known: bool| match (id, known) {
+        ("", _) => StatusCode::BAD_REQUEST,
+        (_, true) => StatusCode::OK,
+        (_, false) => StatusCode::GONE,
+    };
+    let results = ids.iter().zip(known);
+    let results = results.map(|(id, known)| Renewed { id, status: status(id, known).as_u16() }).collect();
+    Ok(json(&ManyRenewed { results }))
+}
+
+/// The ids of a body, at most [`RENEWED_MAX`].
+pub(super) fn read_ids(body: &[u8]) -> Result<Vec<String>, Refusal> {
+    let Ids { ids } = serde_json::from_slice(body).map_err(|error| Refusal::NotIds(error.to_string()))?;
+    if ids.len() > RENEWED_MAX { Err(Refusal::TooManyIds) } else { Ok(ids) }
+}
+
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Ids {
+    ids: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct ManyRenewed<'a> {
+    results: Vec<Renewed<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Renewed<'a> {
+    id: &'a str,
+    status: u16,
+}
+
 /// PUT /api/v1/instances//heartbeat
 pub(super) async fn id_missing(_: Caller) -> Refusal {
     Refusal::IdMissing
 }
 
-/// GET /api/v1/instances
+/// Lists the instances that fit every filter. Without one, those that take no traffic are left out.
+#[utoipa::path(get, path = "/api/v1/instances", operation_id = "ListInstances",
+    params(
+        ("fields" = Option<String>, Query, description = "The fields to show, with commas between."),
+        ("tags" = Option<String>, Query, description = "All of these, with commas between."),
+        ("service_name" = Option<String>, Query, description = "Exactly this one."),
+        ("id" = Option<String>, Query, description = "Exactly this one."),
+        ("status" = Option<String>, Query, description = "Exactly this one; `ALL` for any."),
+    ),
+    responses(
+        (status = 200, description = "Those that fit, perhaps none.", body = List<'_>),
+        (status = 400, description = "A parameter is unknown or cannot be read.", body = Error),
+        Refusals,
+    ))]
 pub(super) async fn list(State(app): Shared, caller: Caller, uri: Uri) -> Result<Response, Refusal> {
     let query = Query::parse(&parameters(&uri)?)?;
     let found = app.tenants.find(&caller.namespace).map(|tenant| tenant.read().list(&query));
@@ -80,18 +170,23 @@ pub(super) async fn list(State(app): Shared, caller: Caller, uri: Uri) -> Result
     Ok(listed(None, found, query.fields().clone()).await)
 }
 
-/// GET /api/v1/services
+/// Lists the services that have instances.
+#[utoipa::path(get, path = "/api/v1/services", operation_id = "ListServices",
+    responses((status = 200, description = "Their names.", body = Services), Refusals))]
 pub(super) async fn services(State(app): Shared, caller: Caller) -> Response {
-    #[derive(Serialize)]
-    struct Services {
-        services: Vec<ServiceName>,
-    }
     let tenant = app.tenants.find(&caller.namespace);
     let services = tenant.map(|tenant| tenant.read().services().cloned().collect());
     json(&Services { services: services.unwrap_or_default() })
 }
 
-/// GET /api/v1/services/{name}
+/// Lists the instances of one service, of any status.
+#[utoipa::path(get, path = "/api/v1/services/{name}", operation_id = "ListServiceInstances",
+    params(("name" = String, Path, description = "Of the service, in its case.")),
+    responses(
+        (status = 200, description = "Its instances.", body = List<'_>),
+        (status = 404, description = "It has none.", body = Error),
+        Refusals,
+    ))]
 pub(super) async fn service(
     State(app): Shared,
     caller: Caller,
@@ -99,7 +194,7 @@ pub(super) async fn service(
 ) -> Result<Response, Refusal> {
     let Path(name) = name.map_err(|_| Refusal::PathNotText)?;
     let tenant = app.tenants.find(&caller.namespace).ok_or(Refusal::ServiceUnknown)?;
-    let found: Vec<_> = tenant.read().instances_of(&name).collect();
+    let found: Vec<_> = tenant.read().all_of(&name).collect();
     if found.is_empty() {
         return Err(Refusal::ServiceUnknown);
     }
@@ -138,22 +233,29 @@ fn json(body: &impl Serialize) -> Response {
     ([(CONTENT_TYPE, JSON)], bytes).into_response()
 }
 
-#[derive(Serialize)]
-struct Registered<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Services {
+    #[schema(value_type = Vec<String>)]
+    services: Vec<ServiceName>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Registered<'a> {
+    #[schema(value_type = String)]
     id: &'a InstanceId,
     ttl: u32,
     links: Links<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Links<'a> {
     #[serde(rename = "self")]
     this: &'a str,
     heartbeat: String,
 }
 
-#[derive(Serialize)]
-struct List<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct List<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     service_name: Option<&'a str>,
     instances: Vec<Shown<'a>>,

@@ -10,11 +10,13 @@ const OPERATIONS: &[(&str, Method, &str)] = &[
     ("/", Method::GET, "GetHealth"),
     ("/uptime", Method::GET, "GetInfo"),
     ("/metrics", Method::GET, "GetMetrics"),
+    ("/openapi.json", Method::GET, "GetOpenApi"),
     ("/api/v1/instances", Method::POST, "Register"),
     ("/api/v1/instances", Method::GET, "ListInstances"),
     ("/api/v1/instances/{id}", Method::DELETE, "Deregister"),
     ("/api/v1/instances/{id}/heartbeat", Method::PUT, "Renew"),
     ("/api/v1/instances//heartbeat", Method::PUT, "Renew"),
+    ("/api/v1/heartbeats", Method::PUT, "RenewMany"),
     ("/api/v1/services", Method::GET, "ListServices"),
     ("/api/v1/services/{name}", Method::GET, "ListServiceInstances"),
     ("/api/v1/watch", Method::GET, "Watch"),
@@ -31,7 +33,7 @@ pub(super) fn allowed(path: &str) -> &'static str {
     match path {
         "/api/v1/instances" => "GET, POST",
         "/api/v1/instances/{id}" => "DELETE",
-        "/api/v1/instances/{id}/heartbeat" | "/api/v1/instances//heartbeat" => "PUT",
+        "/api/v1/heartbeats" | "/api/v1/instances/{id}/heartbeat" | "/api/v1/instances//heartbeat" => "PUT",
         _ => "GET",
     }
 }

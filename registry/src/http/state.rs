@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::auth::Modes;
 use super::body::Bodies;
+use super::eureka::Eureka;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registration::TtlLimits;
@@ -24,6 +25,10 @@ pub struct App {
     pub require_https: bool,
     /// How long leases may last.
     pub ttl: TtlLimits,
+    /// What the Eureka API shares.
+    pub eureka: Eureka,
+    /// Whether silent instances are held when too many are silent at once.
+    pub preserving: bool,
     /// The room for bodies.
     pub bodies: Bodies,
     /// The series.

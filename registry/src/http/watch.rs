@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::auth::Caller;
 use super::error::Refusal;
+use super::openapi::{Error, Refusals, WatchAnswerSchema};
 use super::state::App;
 use super::{JSON, guard, native};
 use crate::encodings::Shared;
@@ -69,7 +70,21 @@ impl Question {
     }
 }
 
-/// The handler.
+/// Waits for news of the namespace.
+#[utoipa::path(get, path = "/api/v1/watch", operation_id = "Watch",
+    params(
+        ("index" = Option<u64>, Query, description = "Where the watcher is; 0 holds nothing."),
+        ("epoch" = Option<String>, Query, description = "The life of the registry that gave the index."),
+        ("hash" = Option<String>, Query, description = "The hash of what the watcher holds."),
+        ("wait" = Option<String>, Query, description = "How long to wait, as `500ms`, `30s` or `2m`; 50s, at most 10m."),
+        ("service" = Option<Vec<String>>, Query, description = "Only these services."),
+    ),
+    responses(
+        (status = 200, description = "News.", body = WatchAnswerSchema),
+        (status = 304, description = "The wait passed without news; the headers say where the watcher is."),
+        (status = 400, description = "A parameter cannot be read.", body = Error),
+        Refusals,
+    ))]
 pub(super) async fn poll(
     State(app): State<Arc<App>>,
     caller: Caller,
