@@ -1,7 +1,8 @@
 //! A rule in the cells of a table, in the notation of spec/control-and-proxy.md 4.1. Only for people: the
 //! JSON and YAML outputs carry the rule itself.
 
-use control_api::{AbortCode, Action, Backend, Body, Clause, Match, PathMatch, Route, Rule, Share, Source};
+use control_api::{AbortCode, Action, Answer, Backend, Body, Clause, Length, Match, PathMatch, PathTest};
+use control_api::{Route, Rule, Share, Source};
 
 /// The table of some rules, in the order of their evaluation per destination.
 pub(crate) fn table(rules: &[Rule]) -> String {
@@ -29,7 +30,16 @@ fn does(body: &Body) -> String {
 }
 
 fn routes(route: &Route) -> String {
-    let mut parts = vec![join(route.backends.iter().map(backend))];
+    let mut parts = match &route.answer {
+        Some(Answer::Response(response)) => vec![format!("response={}", response.status)],
+        Some(Answer::Redirect(redirect)) => vec![format!("redirect={}", redirect.status)],
+        None if route.names_only() => Vec::new(),
+        None => vec![join(route.backends.iter().map(backend))],
+    };
+    parts.extend(route.edge.as_ref().map(|edge| {
+        let host = edge.host.as_ref().map(|host| host.as_str()).unwrap_or_default();
+        format!("edge={host}{}", edge.path_prefix)
+    }));
     if let Some(uri) = &route.uri {
         let path = match &uri.path {
             PathMatch::Exact(path) => format!("path={path}"),
@@ -51,19 +61,31 @@ fn backend(backend: &Backend) -> String {
 
 fn action(action: &Action) -> String {
     let what = match action {
-        Action::Delay { duration, probability, .. } => {
-            format!("{}->delay={}", probability.fraction(), duration.as_secs_f64())
-        }
-        Action::Abort { code, probability, .. } => {
-            let code = match code {
-                AbortCode::Status(status) => i64::from(*status),
-                AbortCode::Close(code) => i64::from(*code),
-            };
-            format!("{}->abort={code}", probability.fraction())
-        }
+        Action::Delay { length, .. } => match length {
+            Length::Fixed(duration) => format!("delay={}", duration.as_secs_f64()),
+            Length::Uniform { min, max } => {
+                format!("delay={}..{}", min.as_secs_f64(), max.as_secs_f64())
+            }
+            Length::Normal { mean, stddev } => {
+                format!("delay={}+-{}", mean.as_secs_f64(), stddev.as_secs_f64())
+            }
+            Length::Exponential { mean } => format!("delay~{}", mean.as_secs_f64()),
+        },
+        Action::Abort { code, .. } => match code {
+            AbortCode::Status(status) => format!("abort={status}"),
+            AbortCode::Close(code) => format!("abort={code}"),
+            AbortCode::Reset => "abort=reset".to_owned(),
+            AbortCode::Grpc(status) => format!("abort=grpc {status}"),
+        },
+        Action::Bandwidth { bytes_per_s, .. } => format!("bandwidth={bytes_per_s}"),
+        Action::Truncate { after_bytes, .. } => format!("truncate={after_bytes}"),
         Action::Trace { .. } => "trace".to_owned(),
     };
-    format!("{}({what})", action.tags().join(","))
+    let tags = action.tags().join(",");
+    match action.chance() {
+        Some(chance) => format!("{tags}({}->{what})", chance.probability.fraction()),
+        None => format!("{tags}({what})"),
+    }
 }
 
 fn matching(matching: &Match) -> String {
@@ -81,9 +103,17 @@ fn matching(matching: &Match) -> String {
 
 fn clause(clause: &Clause) -> String {
     let source = clause.source.as_ref().map(source);
+    let method = clause.method.as_ref().map(|methods| format!("method={}", methods.as_slice().join("|")));
+    let path = clause.path.as_ref().map(|path| match path {
+        PathTest::Exact(path) => format!("path={path}"),
+        PathTest::Prefix(prefix) => format!("path={prefix}.."),
+        PathTest::Regex(pattern) => format!("path~{}", pattern.as_str()),
+    });
+    let authority = clause.authority.as_ref().map(|pattern| format!("authority~{}", pattern.as_str()));
     let headers =
         clause.headers.iter().map(|header| format!("{}:{}", header.written, header.pattern.as_str()));
-    join(source.into_iter().chain(headers))
+    let query = clause.query.iter().map(|test| format!("?{}={}", test.name, test.pattern.as_str()));
+    join([source, method, path, authority].into_iter().flatten().chain(headers).chain(query))
 }
 
 fn source(source: &Source) -> String {
@@ -115,6 +145,12 @@ mod tests {
                   "actions":[{"action":"delay","duration":7,"tags":["v1"]},{"action":"abort","return_code":400,"probability":0.5},{"action":"trace"}]}"#,
                 "source=reviews:v2, Foo:bar",
                 "v1(1->delay=7), (0.5->abort=400), (trace)",
+            ),
+            (
+                r#"{"id":"r","destination":"d","match":{"method":["PUT","POST"],"path":{"prefix":"/a"},"authority":"h","query":{"q":"1"}},
+                  "actions":[{"action":"trace"}]}"#,
+                "method=PUT|POST, path=/a.., authority~h, ?q=1",
+                "(trace)",
             ),
             (
                 r#"{"id":"r","destination":"d","match":{"any":[{"headers":{"A":"1"}},{"source":{"name":"s"}}]},

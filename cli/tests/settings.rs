@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use support::{Role, a8, run, run_with};
 use tempfile::TempDir;
@@ -86,6 +87,87 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
     }
 }
 
+/// Every setting of the registry with its default and two other values (spec/registry.md 5). A secret is only shown to be
+/// there.
+const REGISTRY_SETTINGS: &[(&str, &str, &str, &str)] = &[
+    ("log_level", "info", "debug", "warn"),
+    ("log_format", "text", "json", "logstash"),
+    ("auth_mode", "", "trusted", "jwt,trusted"),
+    ("jwt_secret", "", "***", "***"),
+    ("require_https", "false", "true", "true"),
+    ("api_port", "8080", "1", "2"),
+    ("replication_port", "6100", "1", "2"),
+    ("replication", "false", "true", "true"),
+    ("sync_timeout", "30s", "1s", "2s"),
+    ("cluster_dir", "", "a", "b"),
+    ("cluster_size", "0", "1", "2"),
+    ("default_ttl", "30s", "31s", "32s"),
+    ("min_ttl", "10s", "11s", "12s"),
+    ("max_ttl", "10m", "11m", "12m"),
+    ("namespace_capacity", "-1", "1", "2"),
+    ("k8s_url", "", "http://a", "http://b"),
+    ("k8s_token", "", "***", "***"),
+    ("eureka_url", "", "http://a,http://b", "http://c"),
+    ("eureka_compat", "netflix", "amalgam8", "netflix"),
+    ("fs_catalog", "", "a", "b"),
+    ("store", "inmem", "redis", "inmem"),
+    ("store_address", "", "a:1", "b:2"),
+    ("store_password", "", "***", "***"),
+    // Beyond the ancestor's.
+    ("api_host", "0.0.0.0", "a", "b"),
+    ("jwt_keys", "", "a", "b"),
+    ("tls_cert_file", "", "a", "b"),
+    ("tls_key_file", "", "a", "b"),
+    ("self_preservation", "false", "true", "true"),
+    ("renewal_threshold", "0.85", "0.5", "0.6"),
+    ("data_dir", "a8-data/registry", "a", "b"),
+];
+
+#[test]
+fn every_setting_of_the_registry_is_a_flag_a_variable_and_a_key_of_the_file_in_this_order() {
+    let files = Files::new();
+    let yaml: String =
+        REGISTRY_SETTINGS.iter().map(|(name, _, _, third)| format!("{name}: '{third}'\n")).collect();
+    let file = files.with("all.yaml", &yaml);
+    let listing = |layer: fn(&mut Command, &str, &str)| {
+        let mut command = a8();
+        command.args(["registry", "--show_settings"]);
+        for (name, _, second, third) in REGISTRY_SETTINGS {
+            // The weaker layer says something else, where there is something else to say.
+            command.env(format!("A8_{}", name.to_uppercase()), third);
+            layer(&mut command, name, second);
+        }
+        command.arg("--config").arg(&file);
+        let ran = run_with(&mut command, "");
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        ran.stdout
+    };
+    let by_default = run(&["registry", "--show_settings"]).stdout;
+    let settings = by_default.lines().filter(|line| !line.starts_with("config = ")).count();
+    assert_eq!(settings, REGISTRY_SETTINGS.len(), "the table names every setting: {by_default}");
+    let as_flag = |command: &mut Command, name: &str, value: &str| {
+        command.arg(format!("--{name}={value}"));
+    };
+    let as_variable = |command: &mut Command, name: &str, value: &str| {
+        command.env(format!("A8_{}", name.to_uppercase()), value);
+    };
+    let in_the_file_alone = |command: &mut Command, name: &str, _: &str| {
+        command.env_remove(format!("A8_{}", name.to_uppercase()));
+    };
+    let [flags, variables, from_file] = [listing(as_flag), listing(as_variable), listing(in_the_file_alone)];
+    for (name, default, second, third) in REGISTRY_SETTINGS {
+        let variable = format!("A8_{}", name.to_uppercase());
+        for (shown, expected) in [
+            (&by_default, format!("{name} = {default} (default)")),
+            (&flags, format!("{name} = {second} (from the command line)")),
+            (&variables, format!("{name} = {second} (from the environment variable {variable})")),
+            (&from_file, format!("{name} = {third} (from the file {})", file.display())),
+        ] {
+            assert!(shown.lines().any(|line| line == expected), "{expected} in {shown}");
+        }
+    }
+}
+
 #[test]
 fn the_file_may_be_named_by_the_environment_and_use_the_keys_of_the_spec() {
     let files = Files::new();
@@ -105,11 +187,16 @@ fn the_file_may_be_named_by_the_environment_and_use_the_keys_of_the_spec() {
 
     let file = files.with(
         "proxy.yaml",
-        "service: {name: reviews, tags: [version=v1]}\nproxy: true\nproxy_config: {http_listener_port: 7}\ncontroller: {url: 'http://c:3'}\n",
+        "service: {name: reviews, tags: [version=v1]}\nproxy: true\nproxy_config: {http_listener_port: 7, access_log: off, tls: true, ca_cert_file: /ca}\ncontroller: {url: 'http://c:3'}\n",
     );
-    for (setting, value) in
-        [("http_listener_port", "7"), ("controller_url", "http://c:3"), ("service", "reviews")]
-    {
+    for (setting, value) in [
+        ("access_log", "off"),
+        ("http_listener_port", "7"),
+        ("proxy_tls", "true"),
+        ("proxy_ca_cert_file", "/ca"),
+        ("controller_url", "http://c:3"),
+        ("service", "reviews"),
+    ] {
         let expected = format!("{setting} = {value} (from the file {})", file.display());
         assert_eq!(shown("proxy", &[], &[], Some(&file), setting), expected);
     }
@@ -199,6 +286,27 @@ fn a_wrong_value_is_one_line_with_its_origin_and_status_1() {
             vec!["--register", "true"],
             vec![],
             "register: ".to_owned(),
+            "(from the command line)".to_owned(),
+        ),
+        (
+            "proxy",
+            vec!["--proxy_tls"],
+            vec![],
+            "proxy_cert_chain_file: is needed for `proxy_tls`".to_owned(),
+            "(default)".to_owned(),
+        ),
+        (
+            "proxy",
+            vec!["--proxy_private_key_file=/k"],
+            vec![],
+            "proxy_private_key_file: is given, but `proxy_tls` is off".to_owned(),
+            "(from the command line)".to_owned(),
+        ),
+        (
+            "proxy",
+            vec!["--proxy_tls", "--proxy_cert_chain_file=/no/such.pem"],
+            vec![("A8_PROXY_PRIVATE_KEY_FILE", "/k")],
+            "proxy_cert_chain_file: cannot read /no/such.pem: ".to_owned(),
             "(from the command line)".to_owned(),
         ),
         (

@@ -127,11 +127,29 @@ impl Registry {
         tags: &[&str],
         address: impl ToString,
     ) -> String {
+        self.register_endpoint(token, service, tags, "http", address)
+    }
+
+    /// Registers an instance that speaks TLS.
+    #[track_caller]
+    pub fn register_https(&self, service: &str, address: impl ToString) -> String {
+        self.register_endpoint(None, service, &[], "https", address)
+    }
+
+    #[track_caller]
+    fn register_endpoint(
+        &self,
+        token: Option<&str>,
+        service: &str,
+        tags: &[&str],
+        kind: &str,
+        address: impl ToString,
+    ) -> String {
         let request = post(
             "/api/v1/instances",
             &json!({
                 "service_name": service, "tags": tags, "ttl": TTL_SECS,
-                "endpoint": {"type": "http", "value": address.to_string()},
+                "endpoint": {"type": kind, "value": address.to_string()},
             }),
         );
         let answer = with_token(request, token).call(self.address).expect(201);
@@ -239,7 +257,12 @@ impl Proxy {
         control: SocketAddr,
         flags: &[(&str, &str)],
     ) -> Self {
-        let process = Self::launch(data_dir, identity, node, control, flags).start(node);
+        Self::started(&Self::launch(data_dir, identity, node, control, flags), data_dir, node)
+    }
+
+    /// Starts what [`Proxy::launch`] made for this directory.
+    pub fn started(launch: &Launch, data_dir: &Path, node: &str) -> Self {
+        let process = launch.start(node);
         let (http, admin) = (process.address("http"), process.address("admin"));
         Self { process, http, admin, data_dir: data_dir.to_owned() }
     }
@@ -362,9 +385,16 @@ impl Cluster {
 
     /// The same with further flags. It has its first table when this returns.
     pub fn proxy_with(&self, identity: &str, flags: &[(&str, &str)]) -> Proxy {
+        self.proxy_in(identity, flags, &[])
+    }
+
+    /// The same in an environment.
+    pub fn proxy_in(&self, identity: &str, flags: &[(&str, &str)], envs: &[(&str, &Path)]) -> Proxy {
         let node = format!("node-{}", self.proxies.fetch_add(1, Ordering::SeqCst));
-        let proxy =
-            Proxy::start(&self.dir.path().join(&node), identity, &node, self.control.address(), flags);
+        let data_dir = self.dir.path().join(&node);
+        let launch = Proxy::launch(&data_dir, identity, &node, self.control.address(), flags);
+        let launch = envs.iter().fold(launch, |launch, (name, value)| launch.env(*name, *value));
+        let proxy = Proxy::started(&launch, &data_dir, &node);
         eventually("the proxy has a table", || match get("/readyz").send(proxy.admin) {
             Ok(answer) if answer.status == 200 => Ok(()),
             other => Err(format!("{other:?}")),

@@ -140,6 +140,19 @@ fn open_connections_are_counted() {
 }
 
 #[test]
+fn without_an_access_log_requests_are_still_counted() {
+    let scene = scene_with(&[("access_log", "off")]);
+    let _ = get("/reviews/a").call(scene.proxy.http).expect(200);
+    eventually("the request is counted", || {
+        match scene.proxy.metrics().sum("a8_proxy_requests_total", &[]) {
+            1.0 => Ok(()),
+            other => Err(other),
+        }
+    });
+    assert!(!scene.proxy.data_dir().join("a8_access.log").exists());
+}
+
+#[test]
 fn a_line_of_the_access_log_says_what_happened_in_the_fields_of_the_spec() {
     let scene = scene();
     scene.cluster.control.write(json!([backends(json!([{"tags": ["version=v1"]}]))]));

@@ -38,6 +38,12 @@ impl Clock {
         }
     }
 
+    /// The time since the Unix epoch, for the times in tokens.
+    pub(crate) fn since_epoch(&self) -> Duration {
+        // A machine that believes it is before 1970 counts from there.
+        self.time_of_day().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+
     /// The time of day, for people who read reports.
     #[expect(clippy::disallowed_methods, reason = "this is the role's clock")]
     pub(crate) fn time_of_day(&self) -> SystemTime {

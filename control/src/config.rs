@@ -1,12 +1,12 @@
 //! Control's settings: as given (`Settings`, flags and environment) and as checked (`Config`). The layering
 //! of flag, environment and file is the program's; nothing is opened or bound here.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use registry_api::client::RegistryClient;
+use registry_api::issuer::{BadIssuer, Issuer};
 use registry_api::setting::BadSetting;
+pub use registry_api::setting::Secret;
 
 /// Keys of the settings file, as paths, and the flags they stand for. Every flag's name is a key as well.
 pub const FILE_KEYS: &[(&str, &str)] = &[
@@ -17,37 +17,6 @@ pub const FILE_KEYS: &[(&str, &str)] = &[
 ];
 
 const ENCRYPTION_KEY_CHARS: usize = 16;
-
-/// Text that no log and no report shows.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "none" } else { "hidden" })
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl FromStr for Secret {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.into())
-    }
-}
 
 /// The settings as given; each may be a flag or a variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -71,9 +40,22 @@ pub struct Settings {
         value_name = "KEY"
     )]
     pub encryption_key: Secret,
-    /// How callers prove their namespace, in the order tried: none, trusted.
+    /// How callers prove their namespace, in the order tried: none, trusted, jwt.
     #[arg(long = "auth_mode", env = "A8_AUTH_MODE", value_delimiter = ',', value_name = "MODE")]
     pub auth_mode: Vec<String>,
+    /// Secret of tokens signed with HS256, for auth_mode jwt.
+    #[arg(
+        long = "jwt_secret",
+        env = "A8_JWT_SECRET",
+        default_value = "",
+        hide_env_values = true,
+        hide_default_value = true,
+        value_name = "SECRET"
+    )]
+    pub jwt_secret: Secret,
+    /// Keys of tokens signed with RS256, ES256 or EdDSA, for auth_mode jwt: a JWKS file or its URL.
+    #[arg(long = "jwt_keys", env = "A8_JWT_KEYS", default_value = "", value_name = "FILE|URL")]
+    pub jwt_keys: String,
     /// Redirect callers that do not come over HTTPS.
     #[arg(long = "require_https", env = "A8_REQUIRE_HTTPS", num_args = 0..=1, default_missing_value = "true",
         default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
@@ -97,9 +79,19 @@ pub struct Settings {
         value_name = "TOKEN"
     )]
     pub registry_token: Secret,
-    /// How to prove a namespace to the registry: none, token, trusted. Default: as callers do here.
+    /// How to prove a namespace to the registry: none, token, trusted, jwt. Default: as callers do here.
     #[arg(long = "registry_auth", env = "A8_REGISTRY_AUTH", value_name = "MODE")]
     pub registry_auth: Option<String>,
+    /// Secret of the tokens for the registry, for registry_auth jwt. Default: jwt_secret.
+    #[arg(
+        long = "registry_jwt_secret",
+        env = "A8_REGISTRY_JWT_SECRET",
+        default_value = "",
+        hide_env_values = true,
+        hide_default_value = true,
+        value_name = "SECRET"
+    )]
+    pub registry_jwt_secret: Secret,
     /// Directory for rules; created, and used by one process at a time.
     #[arg(long = "data_dir", env = "A8_DATA_DIR", default_value = "a8-data/control", value_name = "DIR")]
     pub data_dir: PathBuf,
@@ -112,6 +104,27 @@ pub enum AuthMode {
     None,
     /// The token is the namespace.
     Trusted,
+    /// A signed token names the namespace.
+    Jwt,
+}
+
+/// What tokens are checked with: a secret, a place of published keys, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keys {
+    /// Empty when there is none.
+    pub secret: Secret,
+    /// A file or a URL; empty when there is none.
+    pub published: String,
+}
+
+impl Keys {
+    /// What checks the tokens.
+    pub fn issuer(&self) -> Result<Issuer, BadSetting> {
+        Issuer::new(self.secret.reveal(), Some(&self.published)).map_err(|problem| match problem {
+            BadIssuer::NoKeys => BadSetting::new("jwt_secret", "auth_mode jwt needs jwt_secret or jwt_keys"),
+            BadIssuer::BadSource(_) => BadSetting::new("jwt_keys", problem.to_string()),
+        })
+    }
 }
 
 /// Where rules are kept.
@@ -132,6 +145,8 @@ pub enum RegistryAuth {
     Trusted,
     /// With one token for every namespace.
     Token(Secret),
+    /// With a token that names the namespace, signed with this secret and soon over.
+    Jwt(Secret),
 }
 
 /// Settings that can be worked with.
@@ -145,6 +160,8 @@ pub struct Config {
     pub store: StoreKind,
     /// At least one, in the order tried.
     pub auth: Vec<AuthMode>,
+    /// What signed tokens are checked with; of use with [`AuthMode::Jwt`] alone.
+    pub keys: Keys,
     /// Whether plain HTTP is redirected.
     pub require_https: bool,
     /// At least one base URL.
@@ -178,8 +195,18 @@ impl Settings {
             }
         };
         let auth = auth_modes(&self.auth_mode)?;
+        let keys = Keys { secret: self.jwt_secret, published: self.jwt_keys };
+        if auth.contains(&AuthMode::Jwt) {
+            keys.issuer()?;
+        }
         let own = auth[0];
-        let registry_auth = registry_auth(self.registry_auth.as_deref(), self.registry_token.clone(), own)?;
+        let secret = if self.registry_jwt_secret.reveal().is_empty() {
+            &keys.secret
+        } else {
+            &self.registry_jwt_secret
+        };
+        let token = self.registry_token.clone();
+        let registry_auth = registry_auth(self.registry_auth.as_deref(), token, secret.clone(), own)?;
         RegistryClient::new(&self.registry_url, None)
             .map_err(|error| BadSetting::new("registry_url", error.to_string()))?;
         if RegistryClient::new(&self.registry_url, Some(self.registry_token.reveal())).is_err() {
@@ -190,6 +217,7 @@ impl Settings {
             api_port: self.api_port,
             store,
             auth,
+            keys,
             require_https: self.require_https,
             registry_urls: self.registry_url,
             registry_auth,
@@ -201,8 +229,8 @@ fn auth_modes(given: &[String]) -> Result<Vec<AuthMode>, BadSetting> {
     let mode = |word: &String| match word.as_str() {
         "none" => Ok(AuthMode::None),
         "trusted" => Ok(AuthMode::Trusted),
-        "jwt" => Err(BadSetting::new("auth_mode", "`jwt` is not available yet; use none or trusted")),
-        other => Err(BadSetting::new("auth_mode", format!("`{other}` is unknown; use none or trusted"))),
+        "jwt" => Ok(AuthMode::Jwt),
+        other => Err(BadSetting::new("auth_mode", format!("`{other}` is unknown; use none, trusted or jwt"))),
     };
     // An empty variable means the default, too.
     let given: Vec<_> = given.iter().filter(|word| !word.is_empty()).collect();
@@ -212,7 +240,12 @@ fn auth_modes(given: &[String]) -> Result<Vec<AuthMode>, BadSetting> {
     given.into_iter().map(mode).collect()
 }
 
-fn registry_auth(given: Option<&str>, token: Secret, own: AuthMode) -> Result<RegistryAuth, BadSetting> {
+fn registry_auth(
+    given: Option<&str>,
+    token: Secret,
+    secret: Secret,
+    own: AuthMode,
+) -> Result<RegistryAuth, BadSetting> {
     match (given.unwrap_or_default(), own) {
         ("", _) if !token.reveal().is_empty() => Ok(RegistryAuth::Token(token)),
         ("none", _) | ("", AuthMode::None) => Ok(RegistryAuth::None),
@@ -221,11 +254,13 @@ fn registry_auth(given: Option<&str>, token: Secret, own: AuthMode) -> Result<Re
             Err(BadSetting::new("registry_token", "is needed with --registry_auth token"))
         }
         ("token", _) => Ok(RegistryAuth::Token(token)),
-        ("jwt", _) => {
-            Err(BadSetting::new("registry_auth", "`jwt` is not available yet; use none, token or trusted"))
+        ("jwt", _) | ("", AuthMode::Jwt) if secret.reveal().is_empty() => {
+            Err(BadSetting::new("registry_jwt_secret", "is needed to sign tokens for the registry"))
         }
+        ("jwt", _) | ("", AuthMode::Jwt) => Ok(RegistryAuth::Jwt(secret)),
         (other, _) => {
-            Err(BadSetting::new("registry_auth", format!("`{other}` is unknown; use none, token or trusted")))
+            let problem = format!("`{other}` is unknown; use none, token, trusted or jwt");
+            Err(BadSetting::new("registry_auth", problem))
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry_api::client::{Backoff, CallError, Polled, RegistryClient};
-use registry_api::{Change, Followed, InstanceKey, Position, Reason, Update};
+use registry_api::{Change, Followed, InstanceKey, Position, Reason, Update, token};
 use tracing::{debug, error, info, warn};
 
 use crate::config::RegistryAuth;
@@ -32,22 +32,23 @@ enum Failure {
     Restless,
 }
 
+/// How long a token for the registry is believed.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+/// How long one is used: what is left is longer than any poll that was begun with it, and than clocks differ.
+const TOKEN_USE: Duration = Duration::from_secs(300);
+
 /// Follows for ever; ends with its task.
 pub(crate) async fn follow(space: Arc<Space>, registry: RegistryAccess, metrics: Arc<Metrics>) {
-    let token = match &registry.auth {
-        RegistryAuth::None => None,
-        RegistryAuth::Trusted => Some(space.namespace.as_str()),
-        RegistryAuth::Token(token) => Some(token.reveal()),
-    };
-    let Ok(client) = RegistryClient::new(&registry.urls, token) else {
-        error!(namespace = %space.label, "namespace cannot be a token, so its instances cannot be followed");
-        return;
-    };
+    let Some((mut client, mut signed_at)) = client(&space, &registry) else { return };
     let mut followed = Followed::default();
     let mut backoff = Backoff::default();
     let mut failing = false;
     loop {
         let begun = space.clock.now();
+        if matches!(registry.auth, RegistryAuth::Jwt(_)) && begun.since(signed_at) > TOKEN_USE {
+            let Some(renewed) = self::client(&space, &registry) else { return };
+            (client, signed_at) = renewed;
+        }
         match poll(&space, &client, &mut followed, begun).await {
             Ok(()) => {
                 if std::mem::take(&mut failing) {
@@ -74,6 +75,28 @@ pub(crate) async fn follow(space: Arc<Space>, registry: RegistryAccess, metrics:
                 }
                 tokio::time::sleep(pause).await;
             }
+        }
+    }
+}
+
+/// A client that proves the namespace to the registry, and when its token was made.
+fn client(space: &Space, registry: &RegistryAccess) -> Option<(RegistryClient, Moment)> {
+    let made;
+    let token = match &registry.auth {
+        RegistryAuth::None => None,
+        RegistryAuth::Trusted => Some(space.namespace.as_str()),
+        RegistryAuth::Token(token) => Some(token.reveal()),
+        RegistryAuth::Jwt(secret) => {
+            let (secret, now) = (secret.reveal().as_bytes(), space.clock.since_epoch());
+            made = token::sign(secret, &space.namespace, now, TOKEN_LIFETIME);
+            Some(made.as_str())
+        }
+    };
+    match RegistryClient::new(&registry.urls, token) {
+        Ok(client) => Some((client, space.clock.now())),
+        Err(_) => {
+            error!(namespace = %space.label, "namespace cannot be a token, so its instances cannot be followed");
+            None
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::spaces::Spaces;
 pub(crate) mod auth;
 mod body;
 mod error;
+mod faults;
 mod front;
 mod health;
 mod panic;
@@ -99,6 +100,7 @@ fn routes(app: Arc<App>) -> Router {
             "/v1/rules/actions/{destination}",
             plain(get(rules::actions_of).merge(delete(rules::delete_actions_of))),
         )
+        .route("/v1/faults", plain(get(faults::read).put(faults::write)))
         .route("/v1/watch", plain(get(watch::poll)))
         .route("/v1/proxies", plain(get(proxies::list)))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), count))
@@ -126,6 +128,8 @@ fn operation(method: &Method, path: &str) -> Option<&'static str> {
         ("GET", "/v1/rules/actions/{destination}") => "get_rule_action_destination",
         ("DELETE", "/v1/rules/routes/{destination}") => "delete_rule_route_destination",
         ("DELETE", "/v1/rules/actions/{destination}") => "delete_rule_action_destination",
+        ("GET", "/v1/faults") => "get_faults",
+        ("PUT", "/v1/faults") => "update_faults",
         ("GET", "/v1/watch") => "watch",
         ("GET", "/v1/proxies") => "get_proxies",
         _ => return None,

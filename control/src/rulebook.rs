@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use control_api::{BadRule, RawRule, Rule, RuleId};
 
@@ -61,6 +62,23 @@ pub enum Edit {
     Replace(Vec<RawRule>),
     /// Takes out what the filter selects, which may be nothing.
     Delete(Filter),
+    /// Disables every fault of the namespace, or lets them happen again. The rules stay.
+    Faults {
+        /// Whether no fault happens.
+        disabled: bool,
+    },
+}
+
+impl Edit {
+    /// Faults that are to last some time end so long after `now`.
+    #[must_use]
+    pub fn begun(mut self, now: SystemTime) -> Self {
+        match &mut self {
+            Self::Upsert(rules) | Self::Replace(rules) => rules.iter_mut().for_each(|rule| rule.begin(now)),
+            Self::Delete(_) | Self::Faults { .. } => {}
+        }
+        self
+    }
 }
 
 /// Why an edit changed nothing.
@@ -99,6 +117,8 @@ pub struct Changes {
     pub put: Vec<Arc<Rule>>,
     /// Taken out, by id.
     pub delete: Vec<RuleId>,
+    /// Whether no fault happens from now on; `None` when that stays as it was.
+    pub faults_disabled: Option<bool>,
 }
 
 /// An accepted edit.
@@ -117,6 +137,7 @@ pub struct Accepted {
 pub struct RuleBook {
     revision: u64,
     rules: BTreeMap<RuleId, Arc<Rule>>,
+    faults_disabled: bool,
     /// Of the rules as JSON.
     bytes: usize,
 }
@@ -127,6 +148,17 @@ impl RuleBook {
         let mut this = Self { revision, ..Self::default() };
         rules.into_iter().for_each(|rule| this.put(rule));
         this
+    }
+
+    /// The same book with the switch as a store kept it.
+    #[must_use]
+    pub fn with_faults_disabled(self, disabled: bool) -> Self {
+        Self { faults_disabled: disabled, ..self }
+    }
+
+    /// Whether no fault happens.
+    pub fn faults_disabled(&self) -> bool {
+        self.faults_disabled
     }
 
     /// Count of accepted writes.
@@ -194,6 +226,10 @@ impl RuleBook {
                 }
                 ids = rules.iter().map(|rule| rule.id.clone()).collect();
                 changes.put = last_of_each(rules);
+            }
+            Edit::Faults { disabled } => {
+                book.faults_disabled = disabled;
+                changes.faults_disabled = Some(disabled);
             }
             Edit::Delete(filter) => {
                 changes.delete = self.select(&filter).into_iter().map(|rule| rule.id.clone()).collect();

@@ -61,8 +61,11 @@ pub async fn serve(
     // Without authentication there is one namespace, and it is followed before anybody asks.
     let always = if config.auth.contains(&AuthMode::None) { vec![Namespace::default()] } else { vec![] };
     let spaces = Arc::new(Spaces::restore(shared, RegistryAccess::from(&config), kept, &always));
-    let chain =
-        Chain::of_modes(&config.auth).map_err(|error| BadSetting::new("auth_mode", error.to_string()))?;
+    let chain = Chain::of(&config.auth, &config.keys)?;
+    let mut fresh = JoinSet::new();
+    for issuer in chain.issuers() {
+        fresh.spawn(async move { issuer.keep_fresh().await });
+    }
     front.open(Arc::new(App::new(Arc::clone(&spaces), chain, metrics, clock, closing.listen())));
     ready(&[("api", address)]);
 
@@ -70,6 +73,7 @@ pub async fn serve(
     info!("closing");
     closing.announce();
     while accepting.join_next().await.is_some() {}
+    fresh.shutdown().await;
     spaces.end().await;
     Ok(())
 }

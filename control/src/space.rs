@@ -130,6 +130,7 @@ impl Space {
     async fn edit_in_turn(self: Arc<Self>, edit: Edit) -> Result<Written, NotWritten> {
         let _turn = self.writing.lock().await;
         let (book, store, namespace) = (self.book(), Arc::clone(&self.shared.store), self.namespace.clone());
+        let edit = edit.begun(self.clock.time_of_day());
         let work = move || {
             let accepted =
                 book.edit(edit, || uuid::Uuid::new_v4().to_string()).map_err(NotWritten::Refused)?;

@@ -69,7 +69,9 @@ pub struct World {
 impl World {
     /// A world of rules whose instances are still unknown.
     pub fn new(book: &RuleBook) -> Self {
-        let snapshot = Arc::new(Snapshot::new(book.revision(), book.rules().values().cloned(), []));
+        let mut snapshot = Snapshot::new(book.revision(), book.rules().values().cloned(), []);
+        snapshot.set_faults_disabled(book.faults_disabled());
+        let snapshot = Arc::new(snapshot);
         Self { snapshot, ..Self::default() }
     }
 
@@ -102,6 +104,9 @@ impl World {
     pub fn edit(&mut self, changes: &Changes) {
         let snapshot = Arc::make_mut(&mut self.snapshot);
         snapshot.set_revision(changes.revision);
+        if let Some(disabled) = changes.faults_disabled {
+            snapshot.set_faults_disabled(disabled);
+        }
         for rule in &changes.put {
             self.touched.rules.insert(rule.id.clone());
             snapshot.put_rule(Arc::clone(rule));

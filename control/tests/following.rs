@@ -107,8 +107,10 @@ async fn a_registry_that_lost_its_memory_empties_nothing_before_the_time_to_live
 async fn another_registry_is_asked_when_the_first_cannot_be_reached() {
     let registry = Registry::start().await;
     registry.holds("default", "r1", vec![instance("i1", "reviews", &[])]);
-    // A port that was free a moment ago and answers nobody now.
-    let closed = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    // Bound and never listening: a port that refuses, and that nobody else gets.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let closed = held.local_addr().unwrap();
     let control = Control::start(&registry, &[&format!("--registry_url=http://{closed}")]).await;
     control.eventually("/readyz", |answer| answer.status == 200).await;
     assert_eq!(ids(&poll(&control.http, "").await.json()["instances"]), ["i1"]);

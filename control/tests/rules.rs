@@ -308,3 +308,23 @@ async fn writes_at_the_same_time_are_all_kept_and_counted() {
     let body = control.http.get("/v1/rules").await.json();
     assert_eq!((body["rules"].as_array().unwrap().len(), &body["revision"]), (40, &json!(40)));
 }
+
+#[tokio::test]
+async fn one_switch_disables_every_fault_and_touches_no_rule() {
+    let (_registry, control) = support::watch::started(&[]).await;
+    let http = &control.http;
+    http.post_rules(json!([action("rule1", "service1")])).await;
+    assert_eq!(http.get("/v1/faults").await.is(200).json(), json!({"disabled": false, "revision": 1}));
+    let put = http.json("PUT", "/v1/faults", &json!({"disabled": true})).await.is(200);
+    assert_eq!((put.text().as_str(), put.header("a8-revision")), ("", "2"));
+    assert_eq!(http.get("/v1/faults").await.json(), json!({"disabled": true, "revision": 2}));
+    assert_eq!(http.get("/v1/rules").await.json()["rules"][0]["id"], "rule1");
+    control.eventually("/v1/watch", |answer| answer.text().contains(r#""faults_disabled":true"#)).await;
+    for body in [json!({}), json!({"disabled": 1}), json!([])] {
+        let refused = http.json("PUT", "/v1/faults", &body).await.is(400);
+        assert_eq!(application(&refused).0, "error_invalid_json");
+    }
+    http.json("PUT", "/v1/faults", &json!({"disabled": false})).await.is(200);
+    let answer = control.eventually("/v1/watch", |answer| !answer.text().contains("faults_disabled")).await;
+    assert_eq!(answer.json()["revision"], 3);
+}

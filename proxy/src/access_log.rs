@@ -30,8 +30,10 @@ const HURRY_PART: usize = 4;
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// The access log of one proxy. Dropping it writes what is queued.
+#[derive(Default)]
 pub struct AccessLog {
-    shared: Arc<Shared>,
+    /// `None` when there is no log.
+    shared: Option<Arc<Shared>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -78,6 +80,16 @@ impl fmt::Debug for AccessLog {
 }
 
 impl AccessLog {
+    /// No log: whatever is written to it is gone.
+    pub fn off() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is a log. Without one no line needs to be made.
+    pub fn is_on(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Opens the log, creating the file and its folder. `dropped` counts lines that were not written.
     pub fn open(target: &LogTarget, dropped: IntCounter) -> Result<Self, BadSetting> {
         let sink = Sink::open(target).map_err(|error| refuse(target, &error))?;
@@ -97,16 +109,17 @@ impl AccessLog {
                 .name("a8-access-log".to_owned())
                 .spawn(move || Writer { sink, shared, failing: false }.run())?
         };
-        Ok(Self { shared, writer: Some(writer) })
+        Ok(Self { shared: Some(shared), writer: Some(writer) })
     }
 
     /// Queues one line. Never waits for the file.
     pub fn write(&self, record: &Record<'_>) {
+        let Some(shared) = &self.shared else { return };
         let line = record.to_line();
-        let mut queue = self.shared.queue();
+        let mut queue = shared.queue();
         if !queue.has_room_for(line.len()) {
             drop(queue);
-            return self.shared.dropped.inc();
+            return shared.dropped.inc();
         }
         queue.text.extend_from_slice(&line);
         queue.lines += 1;
@@ -116,26 +129,28 @@ impl AccessLog {
         let woken = std::mem::take(&mut queue.asleep);
         drop(queue);
         if hurried || woken {
-            self.shared.wake.notify_one();
+            shared.wake.notify_one();
         }
     }
 
     /// Opens the file anew, for whoever moved it away. Lines that are queued go to the new file.
     pub fn reopen(&self) {
-        self.shared.urge(|queue| queue.reopen = true);
+        if let Some(shared) = &self.shared {
+            shared.urge(|queue| queue.reopen = true);
+        }
     }
 
     /// Waits until everything queued before is written, at most `within`; says whether it was.
     pub fn flush(&self, within: Duration) -> bool {
+        let Some(shared) = &self.shared else { return true };
         let mut number = 0;
-        self.shared.urge(|queue| {
+        shared.urge(|queue| {
             queue.flushes_wanted += 1;
             number = queue.flushes_wanted;
         });
-        let done = self
-            .shared
+        let done = shared
             .written
-            .wait_timeout_while(self.shared.queue(), within, |queue| queue.flushes_done < number)
+            .wait_timeout_while(shared.queue(), within, |queue| queue.flushes_done < number)
             .unwrap_or_else(PoisonError::into_inner);
         !done.1.timed_out()
     }
@@ -143,7 +158,9 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        self.shared.urge(|queue| queue.ended = true);
+        if let Some(shared) = &self.shared {
+            shared.urge(|queue| queue.ended = true);
+        }
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }

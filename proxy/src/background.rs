@@ -1,5 +1,6 @@
 //! The one thread beside the request threads: it runs the feed, looks up host names, sweeps live state and
-//! reopens the access log on SIGHUP. It serves nobody.
+//! reopens the access log on SIGHUP,
+//! and takes up changed certificates. It serves nobody.
 
 use std::io;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::feed::last_good::Keeper;
 use crate::feed::{Follower, Status, Watch};
 use crate::live::{Live, no_thread};
 use crate::resolve::Resolver;
+use crate::tls::{REFRESH_EVERY, Tls};
 
 /// How often live state that no table uses is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -46,6 +48,7 @@ impl Background {
             resolver: Arc::clone(&live.resolver),
             board: Arc::clone(&live.board),
             access_log: Arc::clone(&live.access_log),
+            tls: live.tls.clone(),
             _end: End(Arc::clone(&live.status)),
         };
         let (stop, stopped) = oneshot::channel();
@@ -71,6 +74,7 @@ struct Others {
     resolver: Arc<Resolver>,
     board: Arc<Board>,
     access_log: Arc<AccessLog>,
+    tls: Option<Arc<Tls>>,
     _end: End,
 }
 
@@ -101,6 +105,7 @@ fn run(runtime: Runtime, watch: Watch, others: &Others, stopped: oneshot::Receiv
             () = others.resolver.run() => {}
             () = sweep(&others.board) => {}
             () = reopen(&others.access_log) => {}
+            () = refresh(others.tls.as_ref()) => {}
         }
     });
     // A lookup that hangs is not waited for.
@@ -111,6 +116,16 @@ async fn sweep(board: &Board) {
     loop {
         tokio::time::sleep(SWEEP).await;
         board.sweep();
+    }
+}
+
+async fn refresh(tls: Option<&Arc<Tls>>) {
+    let Some(tls) = tls else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(REFRESH_EVERY).await;
+        let tls = Arc::clone(tls);
+        // A file on a server that hangs must not hold up the feed.
+        let _looked_at = tokio::task::spawn_blocking(move || tls.refresh()).await;
     }
 }
 

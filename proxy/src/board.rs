@@ -9,11 +9,11 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use control_api::RuleId;
 use registry_api::{Instance, InstanceId, ServiceName};
-use routing::{Address, Attach, BackendSpec, Load};
+use routing::{Address, Attach, BackendSpec, Load, RetryBudget};
 
 pub use endpoint::{EndpointLive, InFlight};
 pub use limits::Limits;
@@ -106,6 +106,9 @@ impl Attach for Board {
         let state = lock(&self.backends).get(key, || BackendState {
             ticket: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            retrying: AtomicU32::new(0),
+            budget: Mutex::default(),
+            origin: self.origin,
             codes: self.codes([
                 destination.to_string(),
                 backend.label.to_owned(),
@@ -149,6 +152,10 @@ impl Load<Arc<EndpointLive>> for BoardView {
     fn usable(&self, endpoint: &Arc<EndpointLive>) -> bool {
         endpoint.usable(self.now)
     }
+
+    fn latency(&self, endpoint: &Arc<EndpointLive>) -> Duration {
+        endpoint.latency(self.now)
+    }
 }
 
 /// The state of a backend, with the limits of the table that holds it.
@@ -162,6 +169,9 @@ pub struct BackendLive {
 struct BackendState {
     ticket: AtomicU64,
     in_flight: AtomicU32,
+    retrying: AtomicU32,
+    budget: Mutex<RetryBudget>,
+    origin: Instant,
     codes: Arc<Codes>,
 }
 
@@ -192,6 +202,29 @@ impl BackendLive {
         // Made first: dropping it takes the count back.
         let permit = Permit(Arc::clone(&self.state));
         (before < self.limits.requests_max).then_some(permit)
+    }
+}
+
+impl BackendLive {
+    /// Counts one more retry, unless there are too many: `percent` of the requests in flight, and a few a second.
+    pub fn retry(&self, percent: f64, now: Instant) -> Option<Retrying> {
+        let state = &self.state;
+        let before = state.retrying.fetch_add(1, Ordering::Relaxed);
+        // Made first: dropping it takes the count back.
+        let retrying = Retrying(Arc::clone(state));
+        let since = now.saturating_duration_since(state.origin);
+        let admitted = lock(&state.budget).admit(percent, self.in_flight(), before, since);
+        admitted.then_some(retrying)
+    }
+}
+
+/// One request of a backend that is tried again, until dropped.
+#[derive(Debug)]
+pub struct Retrying(Arc<BackendState>);
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.0.retrying.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,12 @@ pub const FILE_KEYS: &[(&str, &str)] = &[
     ("proxy_config.http_listener_port", "http_listener_port"),
     ("proxy_config.admin_host", "admin_host"),
     ("proxy_config.admin_port", "admin_port"),
+    ("proxy_config.tls", "proxy_tls"),
+    ("proxy_config.cert_chain_file", "proxy_cert_chain_file"),
+    ("proxy_config.private_key_file", "proxy_private_key_file"),
+    ("proxy_config.ca_cert_file", "proxy_ca_cert_file"),
     ("proxy_config.logging_dir", "logging_dir"),
+    ("proxy_config.access_log", "access_log"),
     ("controller.url", "controller_url"),
     ("controller.token", "controller_token"),
     ("controller.poll", "controller_poll"),
@@ -59,6 +64,19 @@ pub struct Settings {
     /// Port of the HTTP listener; 0 takes a free one
     #[arg(long = "http_listener_port", env = "A8_HTTP_LISTENER_PORT", default_value_t = 6379)]
     pub http_listener_port: u16,
+    /// Serve HTTPS on the HTTP listener
+    #[arg(long = "proxy_tls", env = "A8_PROXY_TLS", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = false, action = ArgAction::Set)]
+    pub proxy_tls: bool,
+    /// The certificate of the HTTP listener and those it was signed with, PEM; read again when it changes
+    #[arg(long = "proxy_cert_chain_file", env = "A8_PROXY_CERT_CHAIN_FILE")]
+    pub proxy_cert_chain_file: Option<PathBuf>,
+    /// The private key of that certificate, PEM; read again when it changes
+    #[arg(long = "proxy_private_key_file", env = "A8_PROXY_PRIVATE_KEY_FILE")]
+    pub proxy_private_key_file: Option<PathBuf>,
+    /// Whom clients' certificates must be signed by, PEM; without it, clients need none
+    #[arg(long = "proxy_ca_cert_file", env = "A8_PROXY_CA_CERT_FILE")]
+    pub proxy_ca_cert_file: Option<PathBuf>,
     /// Address the admin listener binds to
     #[arg(long = "admin_host", env = "A8_ADMIN_HOST", default_value = "127.0.0.1")]
     pub admin_host: String,
@@ -93,11 +111,14 @@ pub struct Settings {
     /// Folder of the access log, `-` for standard output; by default `data_dir`
     #[arg(long = "logging_dir", env = "A8_LOGGING_DIR")]
     pub logging_dir: Option<PathBuf>,
+    /// Whether requests are logged: `on` or `off`; they are counted either way
+    #[arg(long = "access_log", env = "A8_ACCESS_LOG", default_value = "on")]
+    pub access_log: String,
     /// Folder of the last good snapshot; created, used by one process at a time
     #[arg(long = "data_dir", env = "A8_DATA_DIR", default_value = "a8-data/proxy")]
     pub data_dir: PathBuf,
-    /// The request engine: `general`
-    #[arg(long = "engine", env = "A8_ENGINE", default_value = "general")]
+    /// The request engine: `lane`, which leaves what is unusual to the general one, or `general`
+    #[arg(long = "engine", env = "A8_ENGINE", default_value = "lane")]
     pub engine: String,
 }
 
@@ -111,6 +132,10 @@ impl fmt::Debug for Settings {
             .field("proxy_adapter", &self.proxy_adapter)
             .field("http_listener_host", &self.http_listener_host)
             .field("http_listener_port", &self.http_listener_port)
+            .field("proxy_tls", &self.proxy_tls)
+            .field("proxy_cert_chain_file", &self.proxy_cert_chain_file)
+            .field("proxy_private_key_file", &self.proxy_private_key_file)
+            .field("proxy_ca_cert_file", &self.proxy_ca_cert_file)
             .field("admin_host", &self.admin_host)
             .field("admin_port", &self.admin_port)
             .field("controller_url", &self.controller_url)
@@ -119,6 +144,7 @@ impl fmt::Debug for Settings {
             .field("node", &self.node)
             .field("threads", &self.threads)
             .field("logging_dir", &self.logging_dir)
+            .field("access_log", &self.access_log)
             .field("data_dir", &self.data_dir)
             .field("engine", &self.engine)
             .finish()
@@ -156,6 +182,15 @@ impl fmt::Debug for Token {
     }
 }
 
+/// What serves requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The lane for ordinary HTTP/1.1, the general engine for everything else.
+    Lane,
+    /// Pingora's own, for everything.
+    General,
+}
+
 /// Where the access log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogTarget {
@@ -165,6 +200,17 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
+/// The files of TLS on the HTTP listener; all PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The listener's certificate, and those it was signed with.
+    pub cert_chain: PathBuf,
+    /// The key of the first of them.
+    pub private_key: PathBuf,
+    /// Whom clients' certificates must be signed by; `None` when they need none.
+    pub ca_cert: Option<PathBuf>,
+}
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -172,6 +218,8 @@ pub struct Config {
     pub identity: Identity,
     /// Where requests come in; port 0 is any free one.
     pub http: SocketAddr,
+    /// TLS where requests come in; `None` for plain text.
+    pub tls: Option<TlsFiles>,
     /// Where operators come in; port 0 is any free one.
     pub admin: SocketAddr,
     /// At least one.
@@ -180,8 +228,10 @@ pub struct Config {
     pub controller_token: Token,
     /// Worker threads of the request path, at least 1.
     pub threads: usize,
-    /// Where the access log goes.
-    pub access_log: LogTarget,
+    /// What serves requests.
+    pub engine: Engine,
+    /// Where the access log goes; `None` when there is to be none.
+    pub access_log: Option<LogTarget>,
     /// Folder of the last good snapshot.
     pub data_dir: PathBuf,
     node: String,
@@ -200,7 +250,7 @@ impl Settings {
             ));
         }
         one_of("proxy_adapter", &self.proxy_adapter, &["a8", "envoy"])?;
-        one_of("engine", &self.engine, &["general"])?;
+        one_of("engine", &self.engine, &["lane", "general"])?;
         let poll = registry_api::duration::parse(&self.controller_poll)
             .map_err(|error| BadSetting::new("controller_poll", error.to_string()))?;
         if !(POLL_MIN..=POLL_MAX).contains(&poll) {
@@ -214,7 +264,8 @@ impl Settings {
         if data_dir.as_os_str().is_empty() {
             return Err(BadSetting::new("data_dir", "is empty"));
         }
-        let access_log = match self.logging_dir {
+        one_of("access_log", &self.access_log, &["on", "off"])?;
+        let log_target = match self.logging_dir {
             Some(dir) if dir.as_os_str() == "-" => LogTarget::Stdout,
             Some(dir) if !dir.as_os_str().is_empty() => LogTarget::File(dir.join(ACCESS_LOG_FILE)),
             _ => LogTarget::File(data_dir.join(ACCESS_LOG_FILE)),
@@ -222,11 +273,18 @@ impl Settings {
         let config = Config {
             identity: identity(&self.service, self.service_tags)?,
             http: address("http_listener_host", &self.http_listener_host, self.http_listener_port)?,
+            tls: tls(
+                self.proxy_tls,
+                self.proxy_cert_chain_file,
+                self.proxy_private_key_file,
+                self.proxy_ca_cert_file,
+            )?,
             admin: address("admin_host", &self.admin_host, self.admin_port)?,
             controller_url,
             controller_token: Token::new(self.controller_token),
             threads: threads(self.threads)?,
-            access_log,
+            engine: if self.engine == "general" { Engine::General } else { Engine::Lane },
+            access_log: (self.access_log == "on").then_some(log_target),
             data_dir,
             node: self.node,
         };
@@ -281,6 +339,36 @@ fn address(setting: &'static str, host: &str, port: u16) -> Result<SocketAddr, B
     ip.parse::<IpAddr>()
         .map(|ip| SocketAddr::new(ip, port))
         .map_err(|_| BadSetting::new(setting, format!("`{host}` is no IP address")))
+}
+
+/// TLS needs its files. Files without TLS would leave whoever gave them with plain text where they want none.
+fn tls(
+    wanted: bool,
+    cert_chain: Option<PathBuf>,
+    private_key: Option<PathBuf>,
+    ca_cert: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, BadSetting> {
+    let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+    let (cert_chain, private_key, ca_cert) = (given(cert_chain), given(private_key), given(ca_cert));
+    if !wanted {
+        let files = [
+            ("proxy_cert_chain_file", cert_chain),
+            ("proxy_private_key_file", private_key),
+            ("proxy_ca_cert_file", ca_cert),
+        ];
+        return match files.into_iter().find(|(_, file)| file.is_some()) {
+            Some((setting, _)) => Err(BadSetting::new(setting, "is given, but `proxy_tls` is off")),
+            None => Ok(None),
+        };
+    }
+    let needed = |setting, path: Option<PathBuf>| {
+        path.ok_or_else(|| BadSetting::new(setting, "is needed for `proxy_tls`"))
+    };
+    Ok(Some(TlsFiles {
+        cert_chain: needed("proxy_cert_chain_file", cert_chain)?,
+        private_key: needed("proxy_private_key_file", private_key)?,
+        ca_cert,
+    }))
 }
 
 fn threads(asked: Option<usize>) -> Result<usize, BadSetting> {

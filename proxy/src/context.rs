@@ -3,16 +3,19 @@
 
 mod attempts;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use control_api::AbortCode;
+use bytes::Bytes;
+use control_api::{AbortCode, Answer, Edits, HeaderEdits, unix_s};
 use http::HeaderValue;
-use routing::{Decision, Outcome, Refusal, RequestHead, Seed, TIMEOUT_DEFAULT};
+use http::header::{CONTENT_TYPE, LOCATION};
+use routing::{Decision, Outcome, Refusal, RequestHead, RouteRuleRef, Seed, TIMEOUT_DEFAULT};
 
 use crate::access_log::{Flag, Flags};
-use crate::board::{InFlight, Permit};
+use crate::board::{InFlight, Permit, Retrying};
+use crate::counts::{Counts, Met, Moment};
 use crate::metrics::Fault;
 use crate::respond::Reply;
 use crate::signals::{Signals, Watch};
@@ -20,8 +23,17 @@ use crate::tables::Table;
 
 /// The most attempts of one request, whatever its route says.
 pub(crate) const ATTEMPTS_MAX: u32 = 100;
+/// The media type of what a rule answers without saying so.
+const TEXT: &str = "text/plain; charset=utf-8";
 /// Time for one connection to come about (spec/control-and-proxy.md 3.7).
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// Between two reads of a request body, and for every write to the client.
+pub(crate) const CLIENT_WITHIN: Duration = Duration::from_secs(60);
+/// For the rest of a request body that nobody wants, so that the connection can be used again.
+pub(crate) const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// This much of a request body is kept to be sent again (spec/control-and-proxy.md 3.7); Pingora keeps as much. Up to
+/// this size an unwanted rest is read.
+pub(crate) const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 
 /// One request.
 pub(crate) struct Context {
@@ -43,8 +55,13 @@ pub(crate) struct Context {
     signals: Option<Arc<Signals>>,
     decision: Option<Decision>,
     seed: Seed,
+    /// The ids of a trace that begins here; the same for every attempt.
+    trace: [u64; 3],
     deadline: Instant,
     permit: Option<Permit>,
+    /// Faults of which only so many may be met at a time.
+    met: Vec<Met>,
+    retrying: Option<Retrying>,
     attempt: Option<Attempt>,
     /// Attempts that failed and were followed by another.
     retried: u32,
@@ -63,6 +80,8 @@ pub(crate) enum Course {
     Answer(Reply),
     /// The connection ends without an answer.
     Close,
+    /// The same, with a reset.
+    Reset,
 }
 
 /// Where one attempt goes.
@@ -77,6 +96,8 @@ pub(crate) struct Target {
     pub(crate) read_within: Duration,
     /// The most for one write.
     pub(crate) write_within: Duration,
+    /// How many requests one connection carries.
+    pub(crate) requests_per_connection: u32,
 }
 
 /// How an attempt failed.
@@ -100,7 +121,8 @@ pub(crate) enum Cause {
 
 /// What an engine knows about sending a request again.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Replay {
+pub(crate) struct Replay<'r> {
+    pub(crate) method: &'r str,
     /// Everything read of the body so far is still there.
     pub(crate) body: bool,
     /// Doing it twice is like doing it once.
@@ -138,8 +160,11 @@ impl Context {
             signals: None,
             decision: None,
             seed: Seed::of(b""),
+            trace: [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)],
             deadline: now + TIMEOUT_DEFAULT,
             permit: None,
+            met: Vec::new(),
+            retrying: None,
             attempt: None,
             retried: 0,
             tried: Vec::new(),
@@ -161,8 +186,16 @@ impl Context {
     }
 
     /// Decides the request; how long to hold it first.
-    pub(crate) fn decide(&mut self, head: &RequestHead<'_>) -> Duration {
-        let decision = self.table.decide(head, self.seed);
+    pub(crate) fn decide(
+        &mut self,
+        head: &RequestHead<'_>,
+        client: Option<IpAddr>,
+        counts: &Counts,
+    ) -> Duration {
+        let client = client.map(|client| client.to_canonical());
+        let moment = Moment { counts, unix_s: unix_s(self.wall), client, met: Mutex::default() };
+        let decision = self.table.decide(head, self.seed, &moment);
+        self.met = moment.met.into_inner().unwrap_or_default();
         self.decision = Some(decision);
         decision.faults.delay
     }
@@ -174,7 +207,7 @@ impl Context {
     }
 
     /// What happens next. The time of the request starts now: injected delays are not charged to it.
-    pub(crate) fn course(&mut self, path: &str, now: Instant) -> Course {
+    pub(crate) fn course(&mut self, head: &RequestHead<'_>, counts: &Counts, now: Instant) -> Course {
         let Some(decision) = self.decision else { return Course::Answer(Reply::internal()) };
         match decision.outcome {
             Outcome::Refuse(refusal) => {
@@ -183,18 +216,28 @@ impl Context {
                     Refusal::UnknownService | Refusal::NoRoute => Flag::NoRoute,
                 });
                 let named = decision.service.map(|service| self.table.service(service).name.as_str());
-                let destination = named.unwrap_or_else(|| path.split('/').nth(1).unwrap_or_default());
+                let destination = named.unwrap_or_else(|| head.path.split('/').nth(1).unwrap_or_default());
                 Course::Answer(Reply::refused(refusal, destination))
             }
-            Outcome::Abort(_, code) => {
+            Outcome::Abort(code) => {
                 self.flags.set(Flag::FaultInjected);
                 self.faulted(Fault::Abort);
                 match code {
                     AbortCode::Status(status) => Course::Answer(Reply::fault(status)),
                     AbortCode::Close(_) => Course::Close,
+                    AbortCode::Reset => {
+                        self.reset();
+                        Course::Reset
+                    }
+                    AbortCode::Grpc(status) => Course::Answer(Reply::grpc_fault(status)),
                 }
             }
+            Outcome::Answer(rule) => Course::Answer(self.given(rule, &decision, head)),
             Outcome::Forward(backend) => {
+                if let Err(wait) = self.within_limit(&decision, counts, now) {
+                    self.flags.set(Flag::RateLimited);
+                    return Course::Answer(Reply::rate_limited(wait));
+                }
                 self.deadline = now + decision.timeout;
                 self.permit = self.table.backend(backend).live.admit();
                 if self.permit.is_some() {
@@ -214,7 +257,7 @@ impl Context {
         }
         self.body_ended = end;
         if piece {
-            self.deadline = now() + self.decision.map_or(TIMEOUT_DEFAULT, |decision| decision.timeout);
+            self.deadline = now() + self.timeout();
             self.watch();
         }
     }
@@ -247,6 +290,32 @@ impl Context {
         }
     }
 
+    /// What the route does to the header of the request, on its way to an instance.
+    pub(crate) fn request_edits(&self) -> Option<&Edits> {
+        self.edits()?.request.as_ref()
+    }
+
+    /// What the route does to the header of the answer, on its way to the client.
+    pub(crate) fn answer_edits(&self) -> Option<&Edits> {
+        self.edits()?.response.as_ref()
+    }
+
+    /// Whether connections to the instances of the backend may carry only so many requests.
+    pub(crate) fn counts_requests_of_connections(&self) -> bool {
+        let backend = self.decision.and_then(|decision| decision.backend);
+        backend.is_some_and(|at| self.table.backend(at).live.limits().requests_per_connection < u32::MAX)
+    }
+
+    /// Until when an answer may begin.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The time for an answer to begin, and then between any two pieces of it.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.decision.map_or(TIMEOUT_DEFAULT, |decision| decision.timeout)
+    }
+
     /// Whether the time for an answer is over.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         self.time_left(now).is_zero()
@@ -256,8 +325,61 @@ impl Context {
         self.decision.as_ref()
     }
 
+    /// The rule of the faults that the request met; `None` when it met none.
+    pub(crate) fn fault_rule(&self) -> Option<&str> {
+        let met = self.flags.has(Flag::DelayInjected) || self.flags.has(Flag::FaultInjected);
+        let rule = self.decision.as_ref()?.faults.rule.filter(|_| met)?;
+        Some(self.table.actions(rule).id().as_str())
+    }
+
+    /// Chance for the ids of a trace that begins with this request.
+    pub(crate) fn trace(&self) -> [u64; 3] {
+        self.trace
+    }
+
     pub(crate) fn upstream(&self) -> Option<Upstream> {
         self.upstream
+    }
+
+    fn edits(&self) -> Option<&HeaderEdits> {
+        self.table.route(self.decision?.route?).headers()
+    }
+
+    /// The answer that a route gives by itself.
+    fn given(&self, rule: RouteRuleRef, decision: &Decision, head: &RequestHead<'_>) -> Reply {
+        match self.table.route(rule).answer() {
+            Some(Answer::Response(response)) => {
+                let mut fields = response.headers.clone();
+                if !response.body.is_empty() && fields.iter().all(|(name, _)| *name != CONTENT_TYPE) {
+                    fields.push((CONTENT_TYPE, HeaderValue::from_static(TEXT)));
+                }
+                Reply::given(response.status, fields, Bytes::copy_from_slice(response.body.as_bytes()))
+            }
+            Some(Answer::Redirect(redirect)) => {
+                let place = self.table.location(decision, head).and_then(|place| place.try_into().ok());
+                let Some(place) = place else { return Reply::internal() };
+                Reply::given(redirect.status, vec![(LOCATION, place)], Bytes::new())
+            }
+            None => Reply::internal(),
+        }
+    }
+
+    /// Whether the route lets one more request pass; for how long it does not.
+    fn within_limit(&self, decision: &Decision, counts: &Counts, now: Instant) -> Result<(), Duration> {
+        let Some(route) = decision.route.map(|route| self.table.route(route)) else { return Ok(()) };
+        let Some(limit) = route.rate_limit() else { return Ok(()) };
+        counts.admit(route.id(), limit, decision.limit_key, now).inspect_err(|_| {
+            if let Some(service) = decision.service {
+                self.table.service(service).live.rate_limited(route.id().as_str());
+            }
+        })
+    }
+
+    /// Tells the client's stream to end with a reset.
+    fn reset(&self) {
+        if let Some(signals) = &self.signals {
+            signals.reset();
+        }
     }
 
     /// Passes the deadline on to the client's stream; whether there is one that looks.
@@ -280,7 +402,8 @@ impl Context {
 
     fn faulted(&self, fault: Fault) {
         if let Some(service) = self.decision.and_then(|decision| decision.service) {
-            self.table.service(service).live.faulted(fault);
+            let rule = self.fault_rule().unwrap_or_default();
+            self.table.service(service).live.faulted(rule, fault);
         }
     }
 }

@@ -1,34 +1,33 @@
 //! Which header fields go on in either direction and what is added to them (spec/control-and-proxy.md 3.7). Pure:
-//! it says what to do with a header map, the engines do it to theirs.
+//! it says what to do with fields, the engines do it to theirs.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use control_api::Edits;
+use control_api::header::Field;
+use http::header::{CONNECTION, HeaderName, TE, UPGRADE};
 use http::{HeaderMap, HeaderValue};
+
+use crate::fields;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A request id longer than this is replaced: it is written into every log on the way.
 const REQUEST_ID_BYTES_MAX: usize = 256;
 
-/// The fields of one hop that an answer must not carry further. Framing is not among them: it is checked by
-/// [`check_answer`] and then meant for the engine.
-const OF_ONE_HOP: [HeaderName; 7] =
-    [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, UPGRADE];
-
 /// The request id that a client gave, if it is one.
 pub(crate) fn given_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let id = headers.get(REQUEST_ID)?;
-    let usable = !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().is_ascii();
-    usable.then_some(id)
+    headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes()))
+}
+
+/// Whether a client's request id is kept.
+pub(crate) fn is_request_id(id: &[u8]) -> bool {
+    !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.is_ascii()
 }
 
 /// A fresh request id: a random UUID of version 4.
@@ -39,18 +38,74 @@ pub(crate) fn new_request_id(chance: u128) -> HeaderValue {
         .expect("hexadecimal digits and hyphens are a value")
 }
 
-/// `X-Forwarded-For` with the caller appended to whatever came before.
-pub(crate) fn forwarded_for(headers: &HeaderMap, caller: IpAddr) -> HeaderValue {
-    let mut text = String::with_capacity(40);
-    for value in headers.get_all(FORWARDED_FOR) {
+/// What becomes of the trace that a request may be part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// It goes on as it is.
+    Kept,
+    /// It is none, and a new one begins; whatever state came with it is dropped.
+    Begun,
+}
+
+impl Trace {
+    /// Reads the values of `traceparent`; `b3` tells whether the request carries a trace in Zipkin's fields. Those go on
+    /// untouched, and a second trace beside them would part what belongs together.
+    pub(crate) fn of<'a>(mut parents: impl Iterator<Item = &'a [u8]>, b3: impl FnOnce() -> bool) -> Self {
+        let kept = match parents.next() {
+            Some(parent) => is_traceparent(parent) && parents.next().is_none(),
+            None => b3(),
+        };
+        if kept { Self::Kept } else { Self::Begun }
+    }
+}
+
+/// The fields by which a trace of Zipkin's is known.
+pub(crate) const B3: [HeaderName; 2] =
+    [HeaderName::from_static("b3"), HeaderName::from_static("x-b3-traceid")];
+
+/// W3C Trace Context 3.2: `00-<trace>-<parent>-<flags>` in lower-case digits, with ids that are not zero. Later versions
+/// may hold more.
+fn is_traceparent(value: &[u8]) -> bool {
+    let Some((start, rest)) = value.split_at_checked(TRACEPARENT_BYTES) else { return false };
+    let hex = |range: std::ops::Range<usize>| {
+        start[range].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let zero = |range: std::ops::Range<usize>| start[range].iter().all(|byte| *byte == b'0');
+    [2, 35, 52].iter().all(|at| start[*at] == b'-')
+        && [0..2, 3..35, 36..52, 53..55].into_iter().all(hex)
+        && !zero(3..35)
+        && !zero(36..52)
+        && match &start[..2] {
+            b"ff" => false,
+            b"00" => rest.is_empty(),
+            _ => rest.first().is_none_or(|byte| *byte == b'-'),
+        }
+}
+
+const TRACEPARENT_BYTES: usize = 55;
+
+/// The first span of a new trace, which nobody has asked to be recorded.
+pub(crate) fn new_traceparent([high, low, span]: [u64; 3]) -> [u8; TRACEPARENT_BYTES] {
+    let mut value = [0; TRACEPARENT_BYTES];
+    write!(&mut value[..], "00-{high:016x}{:016x}-{:016x}-00", low.max(1), span.max(1)).expect("it fits");
+    value
+}
+
+/// Writes `X-Forwarded-For` with the caller appended to whatever came before. It is always text.
+pub(crate) fn forwarded_for<'a>(before: impl Iterator<Item = &'a [u8]>, caller: IpAddr, out: &mut Vec<u8>) {
+    for value in before {
         // What is no text is nobody's address either.
-        if let Ok(value) = value.to_str() {
-            text.push_str(value);
-            text.push_str(", ");
+        if value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
         }
     }
-    write!(text, "{}", caller.to_canonical()).expect("writing to a string cannot fail");
-    HeaderValue::try_from(text).expect("visible ASCII and an address are a value")
+    write!(out, "{}", caller.to_canonical()).expect("memory takes everything");
+}
+
+/// What `X-Forwarded-Proto` says of a client.
+pub(crate) fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
 }
 
 /// Cookies that HTTP/2 split up, as HTTP/1.1 wants them (RFC 9113 8.2.3); `None` when there is nothing to join.
@@ -71,6 +126,11 @@ pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
     headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"))
 }
 
+/// Whether any `Connection` field says that the connection ends.
+pub(crate) fn asks_to_close(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"close"))
+}
+
 /// Whether the client asks for another protocol, and for one that can be tunnelled. HTTP/2 by upgrade cannot.
 pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
     let named = |value: &HeaderValue| tokens(value).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
@@ -82,62 +142,94 @@ pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
         && headers.get_all(CONNECTION).iter().any(named)
 }
 
-/// The fields that an answer must not carry to the client, those that its `Connection` field names among them.
+/// The fields that an answer must not carry to the client.
 pub(crate) fn dropped_from_answer(headers: &HeaderMap) -> Vec<HeaderName> {
-    let mut dropped = Vec::new();
-    for connection in headers.get_all(CONNECTION) {
-        for token in tokens(connection) {
-            match HeaderName::from_bytes(token) {
-                // Its framing belongs to the engine, whatever the instance says about it.
-                Ok(name) if name != TRANSFER_ENCODING && name != CONTENT_LENGTH => dropped.push(name),
-                _ => {}
-            }
-        }
-    }
-    dropped.extend(OF_ONE_HOP.iter().filter(|name| headers.contains_key(*name)).cloned());
-    dropped.retain(|name| headers.contains_key(name));
-    if headers.contains_key(CONNECTION) {
-        dropped.push(CONNECTION);
-    }
-    dropped
+    let connection = || headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+    headers.keys().filter(|name| stays_behind(name.as_str().as_bytes(), connection())).cloned().collect()
 }
 
-/// What has to be done about the framing of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whether a field of an answer was meant for one hop only; `connection` are the values of its `Connection` field.
+pub(crate) fn stays_behind<'a>(name: &[u8], mut connection: impl Iterator<Item = &'a [u8]>) -> bool {
+    let named = |value| fields::tokens(value).any(|token| token.eq_ignore_ascii_case(name));
+    is_of_one_hop(name) || (!is_of_framing(name) && connection.any(named))
+}
+
+/// Whether a field is for one hop whatever the message says. The framing is so as well, but is not dropped: it is
+/// checked by [`check_answer`] and then meant for the engine.
+pub(crate) fn is_of_one_hop(name: &[u8]) -> bool {
+    let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+    match name.len() {
+        2 => is(b"te"),
+        7 => is(b"trailer") || is(b"upgrade"),
+        10 => is(b"connection") || is(b"keep-alive"),
+        16 => is(b"proxy-connection"),
+        18 => is(b"proxy-authenticate"),
+        19 => is(b"proxy-authorization"),
+        _ => false,
+    }
+}
+
+/// The names whose values do not go on.
+pub(crate) fn replaced(edits: &Edits) -> impl Iterator<Item = &HeaderName> {
+    edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name))
+}
+
+/// The fields that go on beside what is left.
+pub(crate) fn put(edits: &Edits) -> impl Iterator<Item = &Field> {
+    edits.set.iter().chain(&edits.add)
+}
+
+/// Whether a field says where the body ends.
+pub(crate) fn is_of_framing(name: &[u8]) -> bool {
+    match name.len() {
+        14 => name.eq_ignore_ascii_case(b"content-length"),
+        17 => name.eq_ignore_ascii_case(b"transfer-encoding"),
+        _ => false,
+    }
+}
+
+/// What the framing fields of an answer say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AnswerFraming {
     /// Nothing.
-    Clear,
-    /// The same length is given several times: give it once.
-    Once(HeaderValue),
+    Unstated,
+    /// The body comes in chunks.
+    Chunked,
+    /// The body has a length; `repeated` when it is given several times and is to be sent on once.
+    Length { length: u64, repeated: bool },
     /// It can be read in two ways.
     Ambiguous,
 }
 
-/// Reads the framing fields of an answer.
-pub(crate) fn check_answer(headers: &HeaderMap) -> AnswerFraming {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+/// Reads the values of `Transfer-Encoding` and of `Content-Length` of an answer.
+pub(crate) fn check_answer<'a>(
+    mut codings: impl Iterator<Item = &'a [u8]>,
+    mut lengths: impl Iterator<Item = &'a [u8]>,
+) -> AnswerFraming {
     if let Some(coding) = codings.next() {
-        let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-        // The length beside it was dropped when the answer was read; nobody downstream sees both.
-        return if chunked { AnswerFraming::Clear } else { AnswerFraming::Ambiguous };
+        let chunked = coding.eq_ignore_ascii_case(b"chunked");
+        let sole = codings.next().is_none() && lengths.next().is_none();
+        return if chunked && sole { AnswerFraming::Chunked } else { AnswerFraming::Ambiguous };
     }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return AnswerFraming::Clear };
-    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    if lengths.next().is_none() && is_number(first.as_bytes()) {
-        return AnswerFraming::Clear;
-    }
-    let mut all = headers.get_all(CONTENT_LENGTH).iter().flat_map(tokens);
-    match all.next().filter(|length| is_number(length)) {
-        Some(length) if all.all(|other| other == length) => {
-            HeaderValue::from_bytes(length).map_or(AnswerFraming::Ambiguous, AnswerFraming::Once)
+    let (mut stated, mut first, mut repeated) = (false, None, false);
+    for value in lengths {
+        repeated |= std::mem::replace(&mut stated, true);
+        for element in fields::tokens(value) {
+            repeated |= element.len() < value.len();
+            if *first.get_or_insert(element) != element {
+                return AnswerFraming::Ambiguous;
+            }
         }
-        _ => AnswerFraming::Ambiguous,
+    }
+    match first.and_then(fields::length) {
+        Some(length) => AnswerFraming::Length { length, repeated },
+        None if stated => AnswerFraming::Ambiguous,
+        None => AnswerFraming::Unstated,
     }
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+    fields::tokens(value.as_bytes())
 }
 
 #[cfg(test)]
@@ -163,7 +255,47 @@ mod tests {
                 "1.1.1.1, 2.2.2.2, ::1, 10.0.0.9",
             ),
         ] {
-            assert_eq!(forwarded_for(&map(before), caller), after);
+            let mut out = b"X: ".to_vec();
+            let before = before.iter().map(|(_, value)| value.as_bytes());
+            forwarded_for(before, caller, &mut out);
+            assert_eq!(out, format!("X: {after}").as_bytes());
+        }
+        let mut out = Vec::new();
+        forwarded_for([&b"\xe9"[..], b"\0", b"a\tb"].into_iter(), caller, &mut out);
+        assert_eq!(out, b"a\tb, 10.0.0.9");
+    }
+
+    #[test]
+    fn a_trace_is_kept_if_it_is_one_and_begun_otherwise() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let later = format!("cc{}-what", &good[2..]);
+        let zeros = |range: std::ops::Range<usize>| {
+            let mut text = good.to_owned();
+            text.replace_range(range.clone(), &"0".repeat(range.len()));
+            text
+        };
+        let of = |values: &[&str], b3| Trace::of(values.iter().map(|value| value.as_bytes()), || b3);
+        for values in [&[good][..], &[&later], &[&format!("01{}", &good[2..])]] {
+            assert_eq!(of(values, false), Trace::Kept, "{values:?}");
+        }
+        for values in [
+            &[][..],
+            &[""],
+            &[good, good],
+            &[&good[..54]],
+            &[&format!("{good}-more")],
+            &[&format!("01{}more", &good[2..])],
+            &[&format!("ff{}", &good[2..])],
+            &[&good.to_uppercase()],
+            &[&good.replace('-', "_")],
+            &[&zeros(3..35)],
+            &[&zeros(36..52)],
+        ] {
+            assert_eq!(of(values, false), Trace::Begun, "{values:?}");
+        }
+        assert_eq!(of(&[], true), Trace::Kept);
+        for chance in [[0; 3], [7, 8, 9], [u64::MAX; 3]] {
+            assert!(is_traceparent(&new_traceparent(chance)));
         }
     }
 
@@ -217,26 +349,54 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_one_framing_or_none() {
-        for (fields, framing) in [
-            (&[][..], AnswerFraming::Clear),
-            (&[("content-length", "5")][..], AnswerFraming::Clear),
-            (&[("transfer-encoding", "Chunked")][..], AnswerFraming::Clear),
-            (&[("content-length", "5, 5")][..], AnswerFraming::Once(HeaderValue::from_static("5"))),
-            (
-                &[("content-length", "5"), ("content-length", "5")][..],
-                AnswerFraming::Once(HeaderValue::from_static("5")),
-            ),
-            (&[("content-length", "5"), ("content-length", "6")][..], AnswerFraming::Ambiguous),
-            (&[("content-length", "+5")][..], AnswerFraming::Ambiguous),
-            (&[("transfer-encoding", "gzip, chunked")][..], AnswerFraming::Ambiguous),
-            (
-                &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")][..],
-                AnswerFraming::Ambiguous,
-            ),
-            (&[("transfer-encoding", "identity")][..], AnswerFraming::Ambiguous),
+    fn names_of_one_hop_are_known_in_any_case() {
+        for name in [
+            "Connection",
+            "KEEP-ALIVE",
+            "proxy-connection",
+            "Proxy-Authenticate",
+            "Proxy-Authorization",
+            "TE",
+            "Trailer",
+            "Upgrade",
         ] {
-            assert_eq!(check_answer(&map(fields)), framing, "{fields:?}");
+            assert!(is_of_one_hop(name.as_bytes()), "{name}");
+        }
+        for name in ["Content-Length", "Transfer-Encoding", "Trailers", "Host", "", "Authorization"] {
+            assert!(!is_of_one_hop(name.as_bytes()), "{name}");
+        }
+        assert!(stays_behind(b"x-SECRET", [&b"close"[..], b"a, X-secret"].into_iter()));
+        assert!(!stays_behind(b"x-secret", [&b"x-secret2"[..]].into_iter()));
+        assert!(!stays_behind(b"Transfer-Encoding", [&b"transfer-encoding"[..]].into_iter()));
+    }
+
+    #[test]
+    fn an_answer_has_one_framing_or_none() {
+        let length = |repeated| AnswerFraming::Length { length: 5, repeated };
+        for (codings, lengths, framing) in [
+            (&[][..], &[][..], AnswerFraming::Unstated),
+            (&[], &["5"], length(false)),
+            (&["Chunked"], &[], AnswerFraming::Chunked),
+            (&[], &["5, 5"], length(true)),
+            (&[], &["5", "5"], length(true)),
+            (&[], &["5,"], length(true)),
+            (&[], &["", "5"], length(true)),
+            (&[], &["5", "6"], AnswerFraming::Ambiguous),
+            (&[], &["5", "05"], AnswerFraming::Ambiguous),
+            (&[], &["5, 6"], AnswerFraming::Ambiguous),
+            (&[], &["+5"], AnswerFraming::Ambiguous),
+            (&[], &[""], AnswerFraming::Ambiguous),
+            (&[], &["", ""], AnswerFraming::Ambiguous),
+            (&[], &["1111111111111111111"], AnswerFraming::Ambiguous),
+            (&["gzip, chunked"], &[], AnswerFraming::Ambiguous),
+            (&["chunked", "chunked"], &[], AnswerFraming::Ambiguous),
+            (&["identity"], &[], AnswerFraming::Ambiguous),
+            (&[""], &[], AnswerFraming::Ambiguous),
+            (&["chunked"], &["5"], AnswerFraming::Ambiguous),
+            (&["chunked"], &[""], AnswerFraming::Ambiguous),
+        ] {
+            let values = |list: &'static [&str]| list.iter().map(|value| value.as_bytes());
+            assert_eq!(check_answer(values(codings), values(lengths)), framing, "{codings:?} {lengths:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
 use http::{HeaderValue, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -22,12 +22,17 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::time::sleep;
 
 use self::session::{
-    Held, admit, authority_of, fit, has_answered, head_of, is_grpc, left, limit, path_of, protocol_of,
-    replay, split_target,
+    admit, authority_of, edit_answer, edit_request, fit, has_answered, head_of, is_grpc, left, limit,
+    protocol_of, replay, split_target,
 };
+use crate::access_log::Flag;
 use crate::clock;
 use crate::context::{Cause, Context, Course};
-use crate::forward::{self, AnswerFraming, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID};
+use crate::counts::Counts;
+use crate::forward::{
+    self, AnswerFraming, B3, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE, Trace,
+};
+use crate::held::Held;
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
 use crate::signals::Signals;
@@ -44,6 +49,7 @@ pub(crate) struct Gateway {
     pub(crate) reports: Arc<Reports>,
     /// Requests that delays hold, over all threads.
     pub(crate) delayed: Arc<AtomicUsize>,
+    pub(crate) counts: Arc<Counts>,
 }
 
 #[async_trait]
@@ -71,14 +77,16 @@ impl ProxyHttp for Gateway {
         if let Err(reply) = admitted {
             return session::answer(session, &reply, ctx).await;
         }
-        let delay = ctx.decide(&head_of(session.req_header()));
+        let client = session.client_addr().and_then(|address| Some(address.as_inet()?.ip()));
+        let delay = ctx.decide(&head_of(session.req_header()), client, &self.counts);
         if !delay.is_zero() && !session.is_process_shutting_down() {
             self.hold(session, ctx, delay).await?;
         }
-        match ctx.course(path_of(session.req_header()), clock::now()) {
+        let course = ctx.course(&head_of(session.req_header()), &self.counts, clock::now());
+        match course {
             Course::Forward => Ok(false),
             Course::Answer(reply) => session::answer(session, &reply, ctx).await,
-            Course::Close => {
+            Course::Close | Course::Reset => {
                 ctx.close = true;
                 Err(Error::new_in(CLOSED_BY_FAULT))
             }
@@ -155,10 +163,20 @@ impl ProxyHttp for Gateway {
         }
         request.insert_header(REQUEST_ID, ctx.request_id.clone())?;
         if let Some(caller) = session.client_addr().and_then(|address| address.as_inet()) {
-            request.insert_header(FORWARDED_FOR, forward::forwarded_for(&received.headers, caller.ip()))?;
+            let mut forwarded = Vec::with_capacity(40);
+            let before = received.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+            forward::forwarded_for(before, caller.ip(), &mut forwarded);
+            request.insert_header(FORWARDED_FOR, forwarded)?;
         }
         if !received.headers.contains_key(FORWARDED_PROTO) {
-            request.insert_header(FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+            let secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+            request.insert_header(FORWARDED_PROTO, HeaderValue::from_static(forward::scheme(secure)))?;
+        }
+        let parents = received.headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+        let b3 = || B3.iter().any(|name| received.headers.contains_key(name));
+        if Trace::of(parents, b3) == Trace::Begun {
+            request.remove_header(&TRACESTATE);
+            request.insert_header(TRACEPARENT, &forward::new_traceparent(ctx.trace())[..])?;
         }
         if received.version == Version::HTTP_2 {
             if let Some(cookies) = forward::joined_cookies(&received.headers) {
@@ -168,10 +186,19 @@ impl ProxyHttp for Gateway {
             request.insert_header(TE, HeaderValue::from_static("trailers"))?;
             request.insert_header(CONNECTION, HeaderValue::from_static("te"))?;
         }
+        // Pingora keeps no connection that a request wants closed, and does not count requests.
+        if ctx.counts_requests_of_connections() && !ctx.upgrade && !is_grpc(received) {
+            let te = request.headers.contains_key(CONNECTION);
+            let options = if te { "te, close" } else { "close" };
+            request.insert_header(CONNECTION, HeaderValue::from_static(options))?;
+        }
         // Pingora forwards only WebSocket by itself; the others are asked for in the same words.
         if let Some(protocol) = received.headers.get(UPGRADE).filter(|_| ctx.upgrade) {
             request.insert_header(UPGRADE, protocol.clone())?;
             request.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"))?;
+        }
+        if let Some(edits) = ctx.request_edits() {
+            edit_request(request, edits)?;
         }
         Ok(())
     }
@@ -206,9 +233,13 @@ impl ProxyHttp for Gateway {
         if answer.status.is_informational() && status != 101 {
             return Ok(());
         }
-        match forward::check_answer(&answer.headers) {
-            AnswerFraming::Clear => {}
-            AnswerFraming::Once(length) => answer.insert_header(CONTENT_LENGTH, length)?,
+        let values = |name| answer.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+        match forward::check_answer(values(TRANSFER_ENCODING), values(CONTENT_LENGTH)) {
+            AnswerFraming::Unstated | AnswerFraming::Chunked => {}
+            AnswerFraming::Length { repeated: false, .. } => {}
+            AnswerFraming::Length { length, repeated: true } => {
+                answer.insert_header(CONTENT_LENGTH, length)?;
+            }
             AnswerFraming::Ambiguous => return Err(unintelligible("the framing of the answer is ambiguous")),
         }
         if ctx.answered(status, replay(session), now) {
@@ -225,6 +256,9 @@ impl ProxyHttp for Gateway {
                 answer.remove_header(&name);
             }
             fit(session, answer, ctx);
+        }
+        if let Some(edits) = ctx.answer_edits() {
+            edit_answer(answer, edits)?;
         }
         Ok(())
     }
@@ -271,18 +305,23 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         let sent = session.response_written().map(|answer| answer.status.as_u16());
-        let sent = sent.filter(|status| !(100..200).contains(status) || *status == 101);
+        let chosen = ctx.flags.has(Flag::FaultInjected);
+        let sent = sent.filter(|status| !(100..200).contains(status) || *status == 101 || chosen);
         let status = sent.unwrap_or(if ctx.close { 0 } else { CLIENT_LEFT });
         if let (Some(200..500), Some(cause)) = (sent, error.and_then(upstream::cause)) {
             ctx.broke_off(cause, clock::now());
         }
         let request = session.req_header();
+        let field = |name| request.headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
+        let authority = authority_of(request).as_bytes();
         let received = Received {
             method: request.method.as_str(),
             path: std::str::from_utf8(request.raw_path()).unwrap_or("-"),
             protocol: protocol_of(request.version),
-            authority: authority_of(request).as_bytes(),
-            headers: &request.headers,
+            // One that is no text is not routed by, but logged.
+            authority: if authority.is_empty() { field(HOST) } else { authority },
+            x_forwarded: field(FORWARDED_FOR),
+            user_agent: field(USER_AGENT),
         };
         self.reports.finished(ctx, received, status, clock::now());
     }

@@ -5,6 +5,9 @@ use std::ops::Range;
 
 use bytes::BytesMut;
 
+pub(crate) use crate::fields::{Field, Fields};
+use crate::fields::{Lines, find, is_token, length, tokens};
+
 /// A request head may be this long, request line included.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A request line may be this long.
@@ -13,8 +16,12 @@ pub(crate) const REQUEST_LINE_BYTES_MAX: usize = 16 * 1024;
 pub(crate) const FIELDS_MAX: usize = 200;
 /// No registered method is longer than 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
-/// Nine exabytes; anything longer is no length but an attempt.
-const CONTENT_LENGTH_DIGITS_MAX: usize = 18;
+/// A head in the lane may have this many fields.
+const LANE_FIELDS_MAX: usize = 64;
+/// A head in the lane may be this long.
+const LANE_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Room for the fields that clients usually send.
+const FIELDS_USUAL: usize = 16;
 
 /// Where the body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +45,18 @@ pub(crate) struct Head {
     pub(crate) method: Range<usize>,
     /// Where the target stands.
     pub(crate) target: Range<usize>,
+    /// Nothing about it needs the general engine.
+    pub(crate) ordinary: bool,
+    /// The client does not ask for the connection to end.
+    pub(crate) keep_alive: bool,
+    fields: Vec<Field>,
+}
+
+impl Head {
+    /// The fields; `bytes` is the head that was read.
+    pub(crate) fn fields<'a>(&'a self, bytes: &'a [u8]) -> Fields<'a> {
+        Fields::new(bytes, &self.fields)
+    }
 }
 
 /// A head that is refused.
@@ -53,7 +72,7 @@ pub(crate) enum Malformed {
 /// behind it. Linear over all calls together, whatever the sender's pace.
 pub(crate) fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     let mut at = seen.saturating_sub(3);
-    while let Some(feed) = bytes[at..].iter().position(|byte| *byte == b'\n') {
+    while let Some(feed) = find(&bytes[at..], |byte| byte == b'\n') {
         let next = at + feed + 1;
         match &bytes[next..] {
             [b'\n', ..] => return Some(next + 1),
@@ -71,24 +90,32 @@ pub(crate) fn may_begin(byte: u8) -> bool {
 
 /// Reads one complete head, `head` ending with its empty line.
 pub(crate) fn read(head: &[u8]) -> Result<Head, Malformed> {
-    let mut lines = Lines { bytes: head, at: 0 };
-    let line = lines.next()?.ok_or(Malformed::Bad("the request line is empty"))?;
+    if head.len() > HEAD_BYTES_MAX {
+        return Err(Malformed::TooLarge("the head of the request is too large"));
+    }
+    let mut lines = Lines::new(head);
+    let line = lines.line().map_err(Malformed::Bad)?.ok_or(Malformed::Bad("the request line is empty"))?;
     let (method, target, version) = request_line(head, line)?;
-    let mut fields = Fields::default();
-    let mut count = 0;
-    while let Some(line) = lines.next()? {
-        count += 1;
-        if count > FIELDS_MAX {
+    let mut fields = Vec::with_capacity(FIELDS_USUAL);
+    let mut meaning = Meaning::default();
+    while let Some(field) = lines.field().map_err(Malformed::Bad)? {
+        if fields.len() == FIELDS_MAX {
             return Err(Malformed::TooLarge("there are too many header fields"));
         }
-        let (name, value) = field(&head[line])?;
-        fields.take(name, value)?;
+        meaning.take(field.name(head), field.value(head))?;
+        fields.push(field);
     }
-    let body = fields.body(version)?;
-    if version == Version::Http11 && !fields.host {
+    let body = meaning.body(version)?;
+    if version == Version::Http11 && !meaning.host {
         return Err(Malformed::Bad("the Host field is missing"));
     }
-    Ok(Head { len: head.len(), body, method, target })
+    let ordinary = version == Version::Http11
+        && !meaning.unusual
+        && fields.len() <= LANE_FIELDS_MAX
+        && head.len() <= LANE_HEAD_BYTES_MAX
+        && is_normal(&head[target.clone()]);
+    let keep_alive = version == Version::Http11 && !meaning.close;
+    Ok(Head { len: head.len(), body, method, target, ordinary, keep_alive, fields })
 }
 
 /// The path and query of an absolute-form target, and its authority; `None` for the other forms.
@@ -114,10 +141,10 @@ pub(crate) fn method_and_target(head: &[u8]) -> Option<(&str, &str)> {
 /// 3.2.2). Characters that no URI may hold and clients send all the same (`?query={job="x"}`) are encoded.
 pub(crate) fn normal_form(head: &[u8], read: &Head) -> Option<BytesMut> {
     let target = &head[read.target.clone()];
-    let absolute = absolute_form(target);
-    if absolute.is_none() && !target.iter().any(|byte| is_unfit(*byte)) {
+    if is_normal(target) || target == b"*" {
         return None;
     }
+    let absolute = absolute_form(target);
     let path = absolute.map_or(target, |(_, path)| path);
     let mut normal = BytesMut::with_capacity(head.len() + 64);
     normal.extend_from_slice(&head[..read.target.start]);
@@ -176,27 +203,6 @@ enum Version {
     Http11,
 }
 
-/// The lines of a head, each checked to end with CRLF and to hold neither of the two.
-struct Lines<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Lines<'_> {
-    /// The next line without its end; `None` at the empty line.
-    fn next(&mut self) -> Result<Option<Range<usize>>, Malformed> {
-        let rest = &self.bytes[self.at..];
-        let feed =
-            rest.iter().position(|byte| *byte == b'\n').ok_or(Malformed::Bad("the head has no end"))?;
-        if feed == 0 || rest[feed - 1] != b'\r' {
-            return Err(Malformed::Bad("a line ends with a bare line feed"));
-        }
-        let line = self.at..self.at + feed - 1;
-        self.at += feed + 1;
-        Ok((!line.is_empty()).then_some(line))
-    }
-}
-
 fn request_line(head: &[u8], line: Range<usize>) -> Result<(Range<usize>, Range<usize>, Version), Malformed> {
     let bytes = &head[line.clone()];
     if bytes.len() > REQUEST_LINE_BYTES_MAX {
@@ -235,32 +241,22 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
     }
 }
 
-fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let colon =
-        line.iter().position(|byte| *byte == b':').ok_or(Malformed::Bad("a header field has no colon"))?;
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
-    // This refuses folded lines and a space before the colon as well.
-    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
-        return Err(Malformed::Bad("the name of a header field is malformed"));
-    }
-    if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
-        return Err(Malformed::Bad("the value of a header field holds a control character"));
-    }
-    Ok((name, value.trim_ascii()))
-}
-
-/// The fields that decide about framing and addressing.
+/// What the fields say about framing, addressing and the connection.
 #[derive(Default)]
-struct Fields {
+struct Meaning {
     host: bool,
     length: Option<u64>,
     chunked: bool,
+    close: bool,
+    /// One of them is not for the lane.
+    unusual: bool,
 }
 
-impl Fields {
+impl Meaning {
     fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
         // The length tells most names apart before any comparison.
         match name.len() {
+            2 => self.unusual |= name.eq_ignore_ascii_case(b"te"),
             4 if name.eq_ignore_ascii_case(b"host") => {
                 if std::mem::replace(&mut self.host, true) {
                     return Err(Malformed::Bad("the Host field is repeated"));
@@ -269,12 +265,26 @@ impl Fields {
                     return Err(Malformed::Bad("the Host field is malformed"));
                 }
             }
+            6 => self.unusual |= name.eq_ignore_ascii_case(b"expect"),
+            7 => {
+                self.unusual |=
+                    name.eq_ignore_ascii_case(b"trailer") || name.eq_ignore_ascii_case(b"upgrade");
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for token in tokens(value) {
+                    let close = token.eq_ignore_ascii_case(b"close");
+                    self.close |= close;
+                    self.unusual |= !close && !token.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
                     return Err(Malformed::Bad("the Content-Length field is repeated"));
                 }
-                self.length = Some(digits(value)?);
+                let length = length(value).ok_or(Malformed::Bad("the Content-Length is not a number"))?;
+                self.length = Some(length);
             }
+            14 => self.unusual |= name.eq_ignore_ascii_case(b"http2-settings"),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Malformed::Bad("the Transfer-Encoding is not exactly `chunked`"));
@@ -299,11 +309,9 @@ impl Fields {
     }
 }
 
-fn digits(value: &[u8]) -> Result<u64, Malformed> {
-    if value.is_empty() || value.len() > CONTENT_LENGTH_DIGITS_MAX || !value.iter().all(u8::is_ascii_digit) {
-        return Err(Malformed::Bad("the Content-Length is not a number"));
-    }
-    Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+/// Whether a target is in origin form and holds nothing that [`normal_form`] would change.
+fn is_normal(target: &[u8]) -> bool {
+    target.first() == Some(&b'/') && find(target, is_unfit).is_none()
 }
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -311,28 +319,6 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 /// Characters that RFC 3986 allows nowhere and the engines' URI type does not carry.
 const fn is_unfit(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`')
-}
-
-/// RFC 9110 5.6.2 `tchar`.
-const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
 }
 
 /// RFC 3986 `reg-name` without the comma, which would let one Host be read as two.

@@ -17,6 +17,7 @@ use crate::feed::{Source, Stage, Status, last_good};
 use crate::metrics::Metrics;
 use crate::resolve::Resolver;
 use crate::tables::{Table, Tables};
+use crate::tls::{self, Tls};
 
 /// The parts that the request path, the feed and the operators share.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Live {
     pub access_log: Arc<AccessLog>,
     /// What the feed says of itself.
     pub status: Arc<Status>,
+    /// For the HTTP listener; `None` for plain text.
+    pub tls: Option<Arc<Tls>>,
     /// Whether the proxy is about to go.
     pub drain: Arc<Drain>,
     /// What the feed fills.
@@ -58,12 +61,17 @@ impl Drain {
 }
 
 impl Live {
-    /// Takes the data folder, opens the access log, and puts the last good snapshot in place when there is
+    /// Reads the certificates, takes the data folder, opens the access log, and puts the last good snapshot in place when there is
     /// one. `now` is the origin of live times.
     pub fn open(config: &Config, now: Instant) -> Result<Self, BadSetting> {
+        tls::check_roots()?;
+        let tls = config.tls.clone().map(|files| Tls::open(files).map(Arc::new)).transpose()?;
         let data_dir = DataDir::open(&config.data_dir)?;
         let metrics = Arc::new(Metrics::new());
-        let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
+        let access_log = match &config.access_log {
+            Some(target) => AccessLog::open(target, metrics.access_log_dropped.clone())?,
+            None => AccessLog::off(),
+        };
         let resolver = Arc::new(Resolver::default());
         let board = Arc::new(Board::new(Arc::clone(&metrics), Arc::clone(&resolver), now));
         let tables = Arc::new(Tables::new(Table::empty()).map_err(|error| no_thread(&error))?);
@@ -83,6 +91,7 @@ impl Live {
             resolver,
             access_log: Arc::new(access_log),
             status,
+            tls,
             drain: Arc::default(),
             stage,
             data_dir,

@@ -1,9 +1,10 @@
 //! The proxy's metrics: an own registry, every series of spec/control-and-proxy.md 3.9, and handles that are
 //! resolved once. Labels come from the applied table only, never from a request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -16,6 +17,8 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 pub const OTHER: &str = "(other)";
 /// How many codes of one backend are found without a lock; requests seldom see more.
 const CODES_AT_HAND: usize = 8;
+/// How many rules of one service have series of their own beside those of their backends; those beyond share one set.
+pub const RULES_MAX: usize = 256;
 /// Upper bounds of the duration buckets in seconds: fine where a local call ends, coarse where a timeout does.
 const DURATION_BUCKETS: [f64; 14] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 7.5, 15.0];
@@ -27,6 +30,23 @@ pub enum Fault {
     Delay,
     /// The request was failed.
     Abort,
+    /// The body of the answer was slowed down.
+    Bandwidth,
+    /// The body of the answer was cut off.
+    Truncate,
+}
+
+impl Fault {
+    const ALL: [Self; 4] = [Self::Delay, Self::Abort, Self::Bandwidth, Self::Truncate];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Delay => "delay",
+            Self::Abort => "abort",
+            Self::Bandwidth => "bandwidth",
+            Self::Truncate => "truncate",
+        }
+    }
 }
 
 /// Every metric of one proxy.
@@ -36,6 +56,8 @@ pub struct Metrics {
     durations: HistogramVec,
     retries: IntCounterVec,
     faults: IntCounterVec,
+    limited: IntCounterVec,
+    exhausted: IntCounterVec,
     instances: IntGaugeVec,
     last_success: GaugeVec,
     unrouted: Codes,
@@ -43,8 +65,12 @@ pub struct Metrics {
     pub active_connections: IntGauge,
     /// Client connections that were closed because there were too many.
     pub connections_refused: IntCounter,
+    /// Handshakes of TLS with clients that came to nothing.
+    pub tls_failures: IntCounter,
     /// Requests whose head could not be read.
     pub parse_failures: IntCounter,
+    /// What the lane counts.
+    pub lane: LaneSeries,
     /// Access-log lines that were not written.
     pub access_log_dropped: IntCounter,
     /// Tables put in place.
@@ -101,13 +127,32 @@ impl Metrics {
         Self {
             unrouted: Codes::new(&requests, [String::new(), String::new(), String::new()]),
             retries: make.counters("a8_proxy_retries_total", "Further attempts.", &["service"]),
-            faults: make.counters("a8_proxy_faults_total", "Injected faults.", &["service", "action"]),
+            faults: make.counters(
+                "a8_proxy_faults_total",
+                "Injected faults.",
+                &["service", "action", "rule"],
+            ),
+            limited: make.counters(
+                "a8_proxy_rate_limited_total",
+                "Requests beyond the limit of their route.",
+                &["service", "rule"],
+            ),
+            exhausted: make.counters(
+                "a8_proxy_retry_budget_exhausted_total",
+                "Further attempts that the budget did not allow.",
+                &["service"],
+            ),
             instances: make.gauges("a8_proxy_instances", "Instances that requests may go to.", &["service"]),
             active_connections: make.gauge("a8_proxy_active_connections", "Open client connections."),
             connections_refused: make.counter(
                 "a8_proxy_connections_refused_total",
                 "Client connections closed for being too many.",
             ),
+            tls_failures: make.counter(
+                "a8_proxy_tls_failures_total",
+                "Handshakes with clients that failed or took too long.",
+            ),
+            lane: LaneSeries::new(&make),
             parse_failures: make
                 .counter("a8_proxy_parse_failures_total", "Requests whose head could not be read."),
             access_log_dropped: make
@@ -126,6 +171,7 @@ impl Metrics {
 
     /// The text format, version 0.0.4.
     pub fn encode(&self) -> Vec<u8> {
+        self.lane.gather();
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be encoded");
@@ -154,7 +200,7 @@ impl Metrics {
             duration: OnceLock::new(),
             instances: OnceLock::new(),
             retries: OnceLock::new(),
-            faults: [OnceLock::new(), OnceLock::new()],
+            rules: RwLock::default(),
         }
     }
 
@@ -162,6 +208,52 @@ impl Metrics {
     /// rule's id or nothing.
     pub fn backend(&self, labels: [String; 3]) -> Codes {
         Codes::new(&self.requests, labels)
+    }
+}
+
+/// What the lane counts: some of it in each thread by itself, so that no request writes what another thread writes.
+pub struct LaneSeries {
+    /// Requests that the general engine took over.
+    pub handed_over: IntCounter,
+    upstream_idle: IntGauge,
+    buffers: IntGauge,
+    threads: Mutex<Vec<LaneThread>>,
+}
+
+struct LaneThread {
+    upstream_idle: Arc<AtomicI64>,
+    buffers: Arc<AtomicI64>,
+}
+
+impl LaneSeries {
+    fn new(make: &Maker<'_>) -> Self {
+        Self {
+            handed_over: make.counter(
+                "a8_proxy_lane_handovers_total",
+                "Requests that the lane left to the general engine.",
+            ),
+            upstream_idle: make.gauge(
+                "a8_proxy_upstream_connections",
+                "Connections to instances that the lane keeps for the next request.",
+            ),
+            buffers: make.gauge("a8_proxy_lane_buffers", "Buffers with bytes of requests in progress."),
+            threads: Mutex::default(),
+        }
+    }
+
+    /// Adds the counts of one thread.
+    pub fn count_thread(&self, upstream_idle: Arc<AtomicI64>, buffers: Arc<AtomicI64>) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.push(LaneThread { upstream_idle, buffers });
+    }
+
+    fn gather(&self) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |of: fn(&LaneThread) -> &AtomicI64| {
+            threads.iter().map(|thread| of(thread).load(Ordering::Relaxed)).sum()
+        };
+        self.upstream_idle.set(sum(|thread| &thread.upstream_idle));
+        self.buffers.set(sum(|thread| &thread.buffers));
     }
 }
 
@@ -173,7 +265,13 @@ pub struct ServiceSeries {
     duration: OnceLock<Histogram>,
     instances: OnceLock<IntGauge>,
     retries: OnceLock<IntCounter>,
-    faults: [OnceLock<IntCounter>; 2],
+    rules: RwLock<BTreeMap<String, Arc<RuleSeries>>>,
+}
+
+/// What is counted of one rule by itself.
+struct RuleSeries {
+    answers: Codes,
+    faults: [OnceLock<IntCounter>; Fault::ALL.len()],
 }
 
 impl fmt::Debug for ServiceSeries {
@@ -200,13 +298,43 @@ impl ServiceSeries {
         self.retries.get_or_init(|| self.metrics.retries.with_label_values(&[&self.name])).inc();
     }
 
-    /// Counts an injected fault.
-    pub fn faulted(&self, fault: Fault) {
-        let (at, action) = match fault {
-            Fault::Delay => (0, "delay"),
-            Fault::Abort => (1, "abort"),
-        };
-        self.faults[at].get_or_init(|| self.metrics.faults.with_label_values(&[&self.name, action])).inc();
+    /// Counts a fault that a rule injected.
+    pub fn faulted(&self, rule: &str, fault: Fault) {
+        self.of_rule(rule, |label, series| {
+            let counter = || self.metrics.faults.with_label_values(&[&self.name, fault.label(), label]);
+            series.faults[fault as usize].get_or_init(counter).inc();
+        });
+    }
+
+    /// Counts a request beyond the limit of its route.
+    pub fn rate_limited(&self, rule: &str) {
+        self.of_rule(rule, |label, _| self.metrics.limited.with_label_values(&[&self.name, label]).inc());
+    }
+
+    /// Counts a further attempt that the budget did not allow.
+    pub fn budget_exhausted(&self) {
+        self.metrics.exhausted.with_label_values(&[&self.name]).inc();
+    }
+
+    /// Counts a request that a route rule answered by itself.
+    pub fn answered(&self, rule: &str, code: u16) {
+        self.of_rule(rule, |_, series| series.answers.count(code));
+    }
+
+    fn of_rule(&self, rule: &str, count: impl FnOnce(&str, &RuleSeries)) {
+        if let Some(series) = self.rules.read().unwrap_or_else(PoisonError::into_inner).get(rule) {
+            return count(rule, series);
+        }
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let label = if rules.len() < RULES_MAX || rules.contains_key(rule) { rule } else { OTHER };
+        let labels = [self.name.clone(), String::new(), label.to_owned()];
+        let series = rules.entry(label.to_owned()).or_insert_with(|| {
+            let answers = Codes::new(&self.metrics.requests, labels);
+            Arc::new(RuleSeries { answers, faults: Default::default() })
+        });
+        let series = Arc::clone(series);
+        drop(rules);
+        count(label, &series);
     }
 
     /// Says how many instances requests may go to.
@@ -222,9 +350,14 @@ impl ServiceSeries {
         // Removing what is not there is refused by the library and right for us.
         let _ = self.metrics.durations.remove_label_values(&name);
         let _ = self.metrics.retries.remove_label_values(&name);
+        let _ = self.metrics.exhausted.remove_label_values(&name);
         let _ = self.metrics.instances.remove_label_values(&name);
-        for action in ["delay", "abort"] {
-            let _ = self.metrics.faults.remove_label_values(&[name[0], action]);
+        for (rule, series) in &*self.rules.read().unwrap_or_else(PoisonError::into_inner) {
+            series.answers.remove();
+            let _ = self.metrics.limited.remove_label_values(&[name[0], rule]);
+            for fault in Fault::ALL {
+                let _ = self.metrics.faults.remove_label_values(&[name[0], fault.label(), rule]);
+            }
         }
         self.codes.remove();
     }

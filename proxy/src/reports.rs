@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue};
+use routing::Outcome;
 
 use crate::access_log::{AccessLog, Flags, Record};
 use crate::context::Context;
-use crate::forward::FORWARDED_FOR;
 use crate::metrics::Metrics;
 use crate::respond::Reply;
 
@@ -31,7 +29,10 @@ pub(crate) struct Received<'a> {
     pub(crate) path: &'a str,
     pub(crate) protocol: &'a str,
     pub(crate) authority: &'a [u8],
-    pub(crate) headers: &'a HeaderMap,
+    /// The first `X-Forwarded-For`, empty when there is none.
+    pub(crate) x_forwarded: &'a [u8],
+    /// The first `User-Agent`, empty when there is none.
+    pub(crate) user_agent: &'a [u8],
 }
 
 impl Reports {
@@ -39,9 +40,11 @@ impl Reports {
     pub(crate) fn finished(&self, context: &Context, received: Received<'_>, status: u16, now: Instant) {
         let duration = now.saturating_duration_since(context.started);
         let (dst, traces) = self.count(context, status, duration);
+        if !self.access_log.is_on() {
+            return;
+        }
         let upstream = context.upstream();
         let host = upstream.map(|upstream| upstream.address.to_string()).unwrap_or_default();
-        let field = |name| received.headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
         self.access_log.write(&Record {
             status,
             start: context.wall,
@@ -54,11 +57,12 @@ impl Reports {
             path: received.path,
             protocol: received.protocol,
             flags: context.flags,
-            x_forwarded: field(FORWARDED_FOR),
-            user_agent: field(USER_AGENT),
+            x_forwarded: received.x_forwarded,
+            user_agent: received.user_agent,
             request_id: context.request_id.as_bytes(),
-            authority: if received.authority.is_empty() { field(HOST) } else { received.authority },
+            authority: received.authority,
             upstream_host: &host,
+            fault_rule: context.fault_rule().unwrap_or_default(),
         });
     }
 
@@ -84,6 +88,7 @@ impl Reports {
             request_id: b"",
             authority: b"",
             upstream_host: "",
+            fault_rule: "",
         });
     }
 
@@ -109,7 +114,12 @@ impl Reports {
                 backend.dst.as_str()
             }
             None => {
-                service.live.count(status);
+                match decision.outcome {
+                    Outcome::Answer(rule) => {
+                        service.live.answered(context.table.route(rule).id().as_str(), status)
+                    }
+                    _ => service.live.count(status),
+                }
                 ""
             }
         };

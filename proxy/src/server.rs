@@ -1,7 +1,7 @@
 //! Starts the proxy's listeners and ends them in order: Pingora's services on threads of our own, because Pingora's
 //! server sleeps through a fixed grace period whether anything is left to do or not.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
@@ -22,14 +22,17 @@ use registry_api::setting::BadSetting;
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::connections::{Connections, cap_of, raise_open_files};
 use crate::context::ATTEMPTS_MAX;
+use crate::counts::Counts;
 use crate::gateway::Gateway;
+use crate::lane::Lane;
 use crate::live::Live;
 use crate::reports::Reports;
 use crate::service::Front;
 use crate::shard::Shard;
+use crate::upstream::Secure;
 
 pub use crate::service::Limits;
 
@@ -49,6 +52,7 @@ pub struct Server {
     http: Door,
     admin: Door,
     threads: usize,
+    engine: Engine,
     /// Whom this proxy stands for, `service:tag,tag`.
     src: String,
     limits: Limits,
@@ -68,6 +72,7 @@ impl Server {
             admin: Door::open("admin_port", config.admin)?,
             live: Live::open(config, clock::now())?,
             threads: config.threads,
+            engine: config.engine,
             src: config.identity.label(),
             limits: Limits::default(),
         })
@@ -104,10 +109,26 @@ impl Server {
         let connections =
             Arc::new(Connections::new(cap_of(raise_open_files()), Arc::clone(&self.live.metrics)));
         let drain_within = self.limits.drain_within;
+        let kept_max = self.kept_max();
         let (down, is_down) = watch::channel(false);
         let mut shards = self
             .fronts(&connections)
-            .map(|front| Shard::start("a8-http", self.http.share()?.serve("http", front, is_down.clone())))
+            .map(|front| {
+                let (door, is_down) = (self.http.share()?, is_down.clone());
+                Shard::start("a8-http", async move {
+                    let lane = front.lane.clone();
+                    let looked_after = async move {
+                        match lane {
+                            Some(lane) => lane.look_after(kept_max).await,
+                            None => pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = looked_after => {}
+                        () = door.serve("http", front, is_down) => {}
+                    }
+                })
+            })
             .collect::<io::Result<Vec<_>>>()?;
         // From here on the port is the shards' alone: the last of them closes it.
         drop(self.http);
@@ -149,15 +170,30 @@ impl Server {
             src: self.src.clone(),
         });
         let delayed = Arc::new(AtomicUsize::new(0));
+        let secure = Arc::new(Secure::default());
+        let counts = Arc::new(Counts::new(clock::now()));
         (0..self.threads).map(move |_| {
             let gateway = Gateway {
                 tables: Arc::clone(&self.live.tables),
                 reports: Arc::clone(&reports),
                 delayed: Arc::clone(&delayed),
+                counts: Arc::clone(&counts),
             };
-            let proxy = Arc::new(self.engine(gateway));
+            let lane = (self.engine == Engine::Lane).then(|| {
+                Arc::new(Lane {
+                    tables: Arc::clone(&self.live.tables),
+                    reports: Arc::clone(&reports),
+                    delayed: Arc::clone(&delayed),
+                    drain: Arc::clone(&self.live.drain),
+                    counts: Arc::clone(&counts),
+                    secure: Arc::clone(&secure),
+                })
+            });
+            let proxy = Arc::new(self.general(gateway));
             Front {
                 proxy,
+                lane,
+                tls: self.live.tls.clone(),
                 connections: Arc::clone(connections),
                 reports: Arc::clone(&reports),
                 limits: self.limits,
@@ -165,10 +201,15 @@ impl Server {
         })
     }
 
-    fn engine(&self, gateway: Gateway) -> HttpProxy<Gateway> {
+    /// How many unused connections each thread keeps.
+    fn kept_max(&self) -> usize {
+        KEPT_CONNECTIONS_MAX.div_ceil(self.threads)
+    }
+
+    fn general(&self, gateway: Gateway) -> HttpProxy<Gateway> {
         let conf = ServerConf {
             threads: 1,
-            upstream_keepalive_pool_size: KEPT_CONNECTIONS_MAX.div_ceil(self.threads),
+            upstream_keepalive_pool_size: self.kept_max(),
             // Attempts are counted per request; this is only the ceiling above them. Zero would give no answer.
             max_retries: ATTEMPTS_MAX as usize + 1,
             ..ServerConf::default()
@@ -221,8 +262,8 @@ impl Door {
         open.add(address.clone(), self.listener.into_raw_fd());
         let open: ListenFds = Arc::new(open.into());
         let mut service = Service::new(name.to_owned(), app);
-        // Reads go straight into the buffers of whoever reads: an idle connection holds none.
-        service.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::default().read(0)));
+        // Bytes go straight between the socket and whoever reads or writes: an idle connection holds no buffer.
+        service.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::unbuffered()));
         service.start_service(Some(open), down, 1).await;
     }
 }

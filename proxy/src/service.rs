@@ -8,22 +8,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::{ALPN, Ssl as _, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::clock;
 use crate::connections::Connections;
 use crate::gateway::Gateway;
 use crate::head::{self, HEAD_BYTES_MAX, Head, Malformed};
+use crate::lane::Lane;
 use crate::reports::Reports;
 use crate::respond::Reply;
+use crate::tls::Tls;
 use crate::wire::Wire;
 
 /// From the first byte of a request, or from the connection, to the end of the head.
 pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// For the handshake of TLS.
+const TLS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request.
 pub(crate) const IDLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long requests in progress may take to end after a signal (spec/control-and-proxy.md 3.4).
@@ -37,6 +41,10 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Everything in front of the engine.
 pub(crate) struct Front {
     pub(crate) proxy: Arc<HttpProxy<Gateway>>,
+    /// For ordinary requests, where it is wanted.
+    pub(crate) lane: Option<Arc<Lane>>,
+    /// Where clients speak TLS.
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) reports: Arc<Reports>,
     pub(crate) limits: Limits,
@@ -45,6 +53,8 @@ pub(crate) struct Front {
 /// How long clients are waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// For the handshake of TLS.
+    pub tls_within: Duration,
     /// From the first byte of a request, or from the connection, to the end of the head.
     pub head_within: Duration,
     /// Until the next request of a connection.
@@ -58,12 +68,23 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            tls_within: TLS_WITHIN,
             head_within: HEAD_WITHIN,
             idle_within: IDLE_WITHIN,
             http2_idle_within: HTTP2_IDLE_WITHIN,
             drain_within: DRAIN_WITHIN,
         }
     }
+}
+
+/// What a connection may begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// Plain text: its first bytes tell.
+    Either,
+    Http1,
+    /// Agreed on in the handshake of TLS.
+    Http2,
 }
 
 /// What a connection brings next.
@@ -95,16 +116,28 @@ impl ServerApp for Front {
 
 impl Front {
     async fn serve(&self, stream: Stream, shutdown: ShutdownWatch) {
-        let mut wire = Box::new(Wire::new(stream));
         // Registered once per connection, not once per request.
         let mut down = pin!(ended(shutdown.clone()));
-        let mut first = true;
+        let stream = match &self.tls {
+            None => stream,
+            Some(tls) => match self.secured(tls, stream, down.as_mut()).await {
+                Some(stream) => stream,
+                None => return,
+            },
+        };
+        let mut wire = Box::new(Wire::new(stream));
+        let mut first = Some(Opening::of(&wire));
         loop {
             match self.next(&mut wire, first, down.as_mut()).await {
                 Next::Request(head) => {
-                    let Some(reused) = self.request(wire, &head, &shutdown).await else { return };
+                    // Each in memory of its own, which an idle connection does not hold.
+                    let reused = match &self.lane {
+                        Some(lane) if head.ordinary => Box::pin(lane.request(wire, head)).await,
+                        _ => Box::pin(self.request(wire, &head, &shutdown)).await,
+                    };
+                    let Some(reused) = reused else { return };
                     wire = reused;
-                    first = false;
+                    first = None;
                 }
                 Next::Http2 => {
                     wire.open();
@@ -120,8 +153,31 @@ impl Front {
         }
     }
 
+    /// The connection after its handshake; `down` is ready once the proxy shuts down, which nobody who has not even
+    /// asked for anything holds up.
+    async fn secured<D>(&self, tls: &Tls, stream: Stream, down: Pin<&mut D>) -> Option<Stream>
+    where
+        D: Future<Output = ()>,
+    {
+        // In memory of its own: a handshake needs far more than an idle connection.
+        let accepted = Box::pin(timeout(self.limits.tls_within, tls.accept(stream)));
+        let secured = tokio::select! {
+            // What is done is done.
+            biased;
+            accepted = accepted => accepted.ok().flatten(),
+            () = down => return None,
+        };
+        if secured.is_none() {
+            self.reports.metrics.tls_failures.inc();
+        }
+        secured
+    }
+
     /// One request through the engine; the connection, if another may follow.
     async fn request(&self, mut wire: Box<Wire>, head: &Head, shutdown: &ShutdownWatch) -> Option<Box<Wire>> {
+        if self.lane.is_some() {
+            self.reports.metrics.lane.handed_over.inc();
+        }
         wire.admit(head);
         let bytes = wire.take(head.len);
         let bytes = head::normal_form(&bytes, head).unwrap_or(bytes);
@@ -135,19 +191,20 @@ impl Front {
         wire.is_at_boundary().then_some(wire)
     }
 
-    /// `down` is ready once the proxy shuts down.
-    async fn next<D>(&self, wire: &mut Wire, first: bool, mut down: Pin<&mut D>) -> Next
+    /// `first` is what a connection that is new may begin with; `down` is ready once the proxy shuts down.
+    async fn next<D>(&self, wire: &mut Wire, first: Option<Opening>, mut down: Pin<&mut D>) -> Next
     where
         D: Future<Output = ()>,
     {
         let mut seen = 0;
+        let opening = first.unwrap_or(Opening::Http1);
         // On a new connection the time for the head starts with the connection, later with its first byte.
-        let mut begun = first || !wire.held().is_empty();
+        let mut begun = first.is_some() || !wire.held().is_empty();
         let within = if begun { self.limits.head_within } else { self.limits.idle_within };
         let mut until = Instant::now() + within;
         loop {
             wire.skip_empty_lines();
-            if let Some(next) = look(wire.held(), seen, first) {
+            if let Some(next) = look(wire.held(), seen, opening) {
                 return next;
             }
             seen = wire.held().len();
@@ -164,11 +221,23 @@ impl Front {
                     until = Instant::now() + self.limits.head_within;
                 }
                 Some(Ok(false) | Err(_)) => return Next::End,
-                None if wire.held().is_empty() => return Next::End,
+                None if wire.held().is_empty() || opening == Opening::Http2 => return Next::End,
                 None => {
                     return Next::Refused(Reply::request_timeout("the head of the request took too long"));
                 }
             }
+        }
+    }
+}
+
+impl Opening {
+    /// TLS settles the protocol before the first byte: without agreement it is HTTP/1.1, and HTTP/2 by prior knowledge is
+    /// for plain text alone (RFC 9113 3.3).
+    fn of(wire: &Wire) -> Self {
+        match wire.selected_alpn_proto() {
+            Some(ALPN::H2) => Self::Http2,
+            _ if wire.is_secure() => Self::Http1,
+            _ => Self::Either,
         }
     }
 }
@@ -180,12 +249,18 @@ async fn ended(mut shutdown: ShutdownWatch) {
 }
 
 /// What is held so far, of which `seen` bytes were looked at before; `None` when more is needed.
-fn look(held: &[u8], seen: usize, first: bool) -> Option<Next> {
-    if first && held.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(held) {
-        return None;
-    }
-    if first && held.starts_with(HTTP2_PREFACE) {
-        return Some(Next::Http2);
+fn look(held: &[u8], seen: usize, opening: Opening) -> Option<Next> {
+    if opening != Opening::Http1 {
+        if held.starts_with(HTTP2_PREFACE) {
+            return Some(Next::Http2);
+        }
+        if HTTP2_PREFACE.starts_with(held) {
+            return None;
+        }
+        if opening == Opening::Http2 {
+            // Nothing that could be said would be understood.
+            return Some(Next::End);
+        }
     }
     if held.first().is_some_and(|byte| !head::may_begin(*byte)) {
         return Some(Next::Refused(Reply::bad_request("this is no HTTP request")));

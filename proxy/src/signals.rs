@@ -11,6 +11,7 @@ pub(crate) struct Signals {
     /// Nanoseconds since the origin, the lowest bit telling whether a timer is wanted; 0: none.
     until: AtomicU64,
     switched: AtomicBool,
+    resets: AtomicBool,
 }
 
 /// What a deadline asks for.
@@ -29,7 +30,12 @@ pub(crate) struct OutOfTime;
 
 impl Signals {
     pub(crate) fn new(origin: Instant) -> Self {
-        Self { origin, until: AtomicU64::new(0), switched: AtomicBool::new(false) }
+        Self {
+            origin,
+            until: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
+        }
     }
 
     /// Sets the deadline.
@@ -51,6 +57,16 @@ impl Signals {
     /// Whether they do.
     pub(crate) fn has_switched(&self) -> bool {
         self.switched.load(Ordering::Relaxed)
+    }
+
+    /// The connection is to end with a reset.
+    pub(crate) fn reset(&self) {
+        self.resets.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub(crate) fn resets(&self) -> bool {
+        self.resets.load(Ordering::Relaxed)
     }
 
     /// Takes the deadline away.

@@ -1,18 +1,22 @@
 //! Turns the target of an attempt into a Pingora peer, and Pingora's errors into causes. What follows from a cause
 //! is not known here.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use pingora::protocols::ALPN;
+use pingora::connectors::TransportConnector;
+use pingora::protocols::{ALPN, Stream};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::context::{CONNECT_WITHIN, Cause, Target};
+use crate::tls;
 use crate::tunnel::TunnelConnect;
 
 /// A connection to an instance is closed after this time without a request: below what servers usually allow.
-const IDLE_WITHIN: Duration = Duration::from_secs(55);
+pub(crate) const IDLE_WITHIN: Duration = Duration::from_secs(55);
+/// The same for one that nobody will use again.
+const SINGLE_IDLE_WITHIN: Duration = Duration::from_secs(1);
 /// The most between two reads from the instance once another protocol is spoken.
 pub(crate) const TUNNEL_IDLE_WITHIN: Duration = Duration::from_secs(3600);
 /// For the connection and the TLS handshake together.
@@ -42,9 +46,13 @@ pub(crate) fn peer(target: &Target, protocol: Protocol) -> Option<Box<HttpPeer>>
     let tls = tls_name.is_some();
     // A socket address, never a name: names would be looked up here and now, blocking the thread.
     let mut peer = Box::new(HttpPeer::new(target.address, tls, tls_name.unwrap_or_default()));
-    // Pingora's pool does not tell protocols apart; connections of one must not serve the other.
+    let single = target.requests_per_connection < u32::MAX;
+    // Pingora's pool does not tell protocols apart; connections of one must not serve the other. It does not count
+    // requests either: where that matters, nobody else gets the connection.
     peer.group_key = match protocol {
+        Protocol::Http1 if single => 4,
         Protocol::Http1 => 1,
+        Protocol::Http2 if single => fastrand::u64(5..),
         Protocol::Http2 => 2,
         Protocol::Tunnel => 3,
     };
@@ -54,7 +62,7 @@ pub(crate) fn peer(target: &Target, protocol: Protocol) -> Option<Box<HttpPeer>>
         Some(if tls { TLS_WITHIN } else { CONNECT_WITHIN }.min(target.time_left));
     options.read_timeout = Some(target.read_within);
     options.write_timeout = Some(target.write_within);
-    options.idle_timeout = Some(IDLE_WITHIN);
+    options.idle_timeout = Some(if single { SINGLE_IDLE_WITHIN } else { IDLE_WITHIN });
     match protocol {
         Protocol::Http1 => {}
         Protocol::Http2 => {
@@ -69,6 +77,30 @@ pub(crate) fn peer(target: &Target, protocol: Protocol) -> Option<Box<HttpPeer>>
         }
     }
     Some(peer)
+}
+
+/// Connects the lanes of all threads to instances that speak TLS. Made for the first of them: most proxies have none, and
+/// the certificates of all authorities take memory.
+#[derive(Default)]
+pub(crate) struct Secure(OnceLock<TransportConnector>);
+
+impl Secure {
+    /// A new connection on which the instance has proven its name.
+    pub(crate) async fn connect(&self, target: &Target) -> Option<Stream> {
+        let peer = peer(target, Protocol::Http1)?;
+        let connected = self.connector()?.new_stream(&*peer).await;
+        connected.inspect_err(|error| tracing::debug!(%error, "no TLS with an instance")).ok()
+    }
+
+    fn connector(&self) -> Option<&TransportConnector> {
+        if self.0.get().is_none() {
+            // They could be read at the start, and may have gone since.
+            tls::check_roots()
+                .inspect_err(|error| tracing::error!(%error, "nobody to verify instances by"))
+                .ok()?;
+        }
+        Some(self.0.get_or_init(|| TransportConnector::new(None)))
+    }
 }
 
 /// What an error of the upstream side means; `None` when the instance is not to blame.
@@ -113,6 +145,7 @@ mod tests {
             time_left: Duration::from_millis(400),
             read_within: Duration::from_secs(15),
             write_within: Duration::from_secs(15),
+            requests_per_connection: u32::MAX,
         }
     }
 
@@ -137,6 +170,16 @@ mod tests {
             assert_eq!(peer.options.connection_timeout, Some(left));
             assert_eq!(peer.options.total_connection_timeout, Some(left));
         }
+    }
+
+    #[test]
+    fn connections_whose_requests_are_counted_are_nobody_elses() {
+        let counted = Target { requests_per_connection: 3, ..target(None) };
+        let hash = |target: &Target, protocol| peer(target, protocol).unwrap().reuse_hash();
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            assert_ne!(hash(&counted, protocol), hash(&target(None), protocol), "{protocol:?}");
+        }
+        assert_ne!(hash(&counted, Protocol::Http2), hash(&counted, Protocol::Http2));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! the engine reads them and pipelined requests wait their turn. It decides nothing about requests.
 
 mod plumbing;
+mod reset;
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -16,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
 
 use crate::alarm::Alarm;
-use crate::chunks::{BadChunks, Chunks};
+use crate::chunks::{BadChunks, Chunks, Sifted};
 use crate::clock;
 use crate::head::{Body, Head};
 use crate::signals::{OutOfTime, Signals, Watch};
@@ -27,13 +29,23 @@ const READ_BYTES: usize = 4096;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
+/// Pieces of an answer up to this size leave together.
+const GATHER_BYTES_MAX: usize = 4096;
+
 /// A client's connection.
 pub(crate) struct Wire {
     /// `None` only while it is being dropped.
     inner: Option<Stream>,
+    caller: Option<IpAddr>,
+    /// It is a TLS connection.
+    secure: bool,
     /// Read from the socket and not yet passed on.
     held: BytesMut,
+    /// Written in small pieces and not yet sent. Holds no memory between answers.
+    gathered: Vec<u8>,
     gate: Gate,
+    /// Bytes of the request's body that were read, without their framing.
+    body_read: u64,
     /// Written and perhaps not yet sent.
     dirty: bool,
     /// Something was written since the last request was admitted.
@@ -57,10 +69,16 @@ enum Gate {
 
 impl Wire {
     pub(crate) fn new(inner: Stream) -> Self {
+        let caller =
+            inner.get_socket_digest().and_then(|digest| digest.peer_addr()?.as_inet().map(|at| at.ip()));
         Self {
+            secure: inner.get_ssl_digest().is_some(),
             inner: Some(inner),
+            caller,
             held: BytesMut::new(),
+            gathered: Vec::new(),
             gate: Gate::Shut,
+            body_read: 0,
             dirty: false,
             answered: false,
             ended: false,
@@ -72,6 +90,16 @@ impl Wire {
     /// The deadline of whatever request is in progress.
     pub(crate) fn signals(&self) -> &Arc<Signals> {
         &self.signals
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn caller(&self) -> Option<IpAddr> {
+        self.caller
+    }
+
+    /// Whether nobody on the way can read it.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure
     }
 
     /// What was read and not passed on.
@@ -104,6 +132,7 @@ impl Wire {
     /// Lets an engine read the body of the request whose head was taken.
     pub(crate) fn admit(&mut self, head: &Head) {
         self.answered = false;
+        self.body_read = 0;
         self.signals.disarm();
         self.gate = match head.body {
             Body::None => Gate::Shut,
@@ -144,7 +173,91 @@ impl Wire {
         Poll::Ready(Ok(!buf.filled().is_empty()))
     }
 
-    fn poll_gate(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Nothing of the request in progress is left to read.
+    pub(crate) fn has_no_more(&self) -> bool {
+        matches!(self.gate, Gate::Shut)
+    }
+
+    /// How much of the request's body was read, without its framing.
+    pub(crate) fn body_read(&self) -> u64 {
+        self.body_read
+    }
+
+    /// How much of the request's body was not read, where that is known.
+    pub(crate) fn left_of_body(&self) -> Option<u64> {
+        match self.gate {
+            Gate::Shut => Some(0),
+            Gate::Length(left) => Some(left),
+            Gate::Chunked(_) | Gate::Open => None,
+        }
+    }
+
+    /// Ready when the client has gone. Known only once its request is read, and not while another waits behind it.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.has_no_more() || !self.held.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_fill(cx)) {
+            Ok(true) => Poll::Pending,
+            Ok(false) | Err(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Ready once `until` has passed.
+    pub(crate) fn poll_alarm(&mut self, until: std::time::Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.alarm.poll(Instant::from_std(until), cx)
+    }
+
+    /// Sends some of these bytes.
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_gathered(cx))?;
+        self.dirty = true;
+        self.answered = true;
+        match parts {
+            [part] => self.inner().poll_write(cx, part),
+            parts => self.inner().poll_write_vectored(cx, parts),
+        }
+    }
+
+    /// Adds something small to what is sent next.
+    pub(crate) fn gather(&mut self, bytes: &[u8]) {
+        self.dirty = true;
+        self.answered = true;
+        self.gathered.extend_from_slice(bytes);
+    }
+
+    /// How much was gathered and not yet sent.
+    pub(crate) fn unsent(&self) -> usize {
+        self.gathered.len()
+    }
+
+    /// Makes sure that everything that was written is on its way.
+    pub(crate) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.dirty { Pin::new(self).poll_flush(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Writes what was gathered.
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let gathered = std::mem::take(&mut self.gathered);
+            let written = self.inner().poll_write(cx, &gathered);
+            self.gathered = gathered;
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                all if all == self.gathered.len() => self.gathered = Vec::new(),
+                some => drop(self.gathered.drain(..some)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The bytes of this request's body, and no others. Also tells an engine that asks behind the end whether the client
+    /// is gone: nothing is.
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if matches!(self.gate, Gate::Shut) && self.signals.has_switched() {
             self.gate = Gate::Open;
         }
@@ -161,22 +274,33 @@ impl Wire {
                 let limit = usize::try_from(left).unwrap_or(usize::MAX);
                 let read = ready!(self.poll_some(cx, buf, limit))?;
                 let left = left - read as u64;
+                self.body_read += read as u64;
                 self.gate = if left == 0 { Gate::Shut } else { Gate::Length(left) };
                 Poll::Ready(Ok(()))
             }
-            Gate::Chunked(mut chunks) => {
+            Gate::Chunked(mut chunks) => loop {
                 let before = buf.filled().len();
-                let read = ready!(self.poll_some(cx, buf, usize::MAX))?;
-                let used = chunks.follow(&buf.filled()[before..]).map_err(malformed)?;
+                // Little more than the chunk, since what is behind the body has to be held.
+                let limit = chunks.left_of_chunk().saturating_add(READ_BYTES);
+                let read = ready!(self.poll_some(cx, buf, limit))?;
+                if read == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                // Trailer fields go no further: they would need the care that those of a head get.
+                let bytes = &mut buf.filled_mut()[before..];
+                let Sifted { kept, used } = chunks.sift(bytes).map_err(malformed)?;
                 if used < read {
-                    let surplus = BytesMut::from(&buf.filled()[before + used..]);
+                    let surplus = BytesMut::from(&bytes[used..]);
                     let rest = std::mem::replace(&mut self.held, surplus);
                     self.held.unsplit(rest);
-                    buf.set_filled(before + used);
                 }
+                buf.set_filled(before + kept);
+                self.body_read = chunks.data();
                 self.gate = if chunks.is_done() { Gate::Shut } else { Gate::Chunked(chunks) };
-                Poll::Ready(Ok(()))
-            }
+                if kept > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            },
         }
     }
 
@@ -250,7 +374,7 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = self.poll_gate(cx, buf);
+        let read = self.poll_body(cx, buf);
         // An engine that reads and finds nothing has nothing to write either: what it wrote must not wait for the
         // rest of a trickled answer.
         if read.is_pending()
@@ -268,20 +392,28 @@ impl AsyncRead for Wire {
     }
 }
 
+/// Small pieces are gathered until they are flushed: the stream below holds no buffer.
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.dirty = true;
         self.answered = true;
+        if self.gathered.len() + buf.len() <= GATHER_BYTES_MAX {
+            self.gathered.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        ready!(self.poll_gathered(cx))?;
         self.inner().poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_gathered(cx))?;
         ready!(self.inner().poll_flush(cx))?;
         self.dirty = false;
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_gathered(cx))?;
         self.inner().poll_shutdown(cx)
     }
 
@@ -290,8 +422,14 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         self.dirty = true;
         self.answered = true;
+        if self.gathered.len() + len <= GATHER_BYTES_MAX {
+            bufs.iter().for_each(|buf| self.gathered.extend_from_slice(buf));
+            return Poll::Ready(Ok(len));
+        }
+        ready!(self.poll_gathered(cx))?;
         self.inner().poll_write_vectored(cx, bufs)
     }
 
@@ -306,6 +444,12 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let unread = !matches!(self.gate, Gate::Shut) || !self.held.is_empty();
         let Some(mut inner) = self.inner.take() else { return };
+        if self.signals.resets() {
+            if let Err(error) = reset::when_closed(inner.id()) {
+                tracing::warn!(%error, "a connection is closed instead of reset");
+            }
+            return;
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if unread && self.answered && !self.ended {
             runtime.spawn(async move {
@@ -322,6 +466,9 @@ impl Drop for Wire {
                 })
                 .await;
             });
+        } else if self.secure {
+            // Says that this is the end, which TLS wants said; whoever has no room for that will not hear it.
+            let _sent = Pin::new(&mut inner).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
     }
 }

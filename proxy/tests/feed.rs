@@ -18,7 +18,7 @@ use proxy::config::{Config, Settings};
 use proxy::feed::{Seen, Source};
 use proxy::live::Live;
 use registry_api::{ContentHash, Position};
-use routing::{Outcome, Refusal, RequestHead, Seed};
+use routing::{At, Outcome, Refusal, RequestHead, Seed};
 
 #[derive(Parser)]
 struct Line {
@@ -51,8 +51,9 @@ impl Proxy {
     /// What becomes of a request for `/reviews/x`.
     fn outcome(&self) -> Outcome {
         let headers = HeaderMap::new();
-        let head = RequestHead { method: "GET", path: "/reviews/x", authority: "h", headers: &headers };
-        self.live.tables.pin().decide(&head, Seed::of(b"id")).outcome
+        let head =
+            RequestHead { method: "GET", path: "/reviews/x", query: "", authority: "h", headers: &headers };
+        self.live.tables.pin().decide(&head, Seed::of(b"id"), &At(0)).outcome
     }
 
     fn serves(&self) -> bool {
@@ -98,10 +99,13 @@ fn dir() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, held for as long as this process lives.
 fn nobody() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let url = format!("http://{}", held.local_addr().unwrap());
+    std::mem::forget(held);
+    url
 }
 
 #[test]

@@ -28,7 +28,10 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 #[test]
 fn a_hangup_reopens_the_access_log() {
     let dir = tempfile::tempdir().unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound and never listening: a port that refuses, and that nobody else gets.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let nobody = held.local_addr().unwrap();
     let flags = [
         "a8".to_owned(),
         format!("--data_dir={}", dir.path().display()),

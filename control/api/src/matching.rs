@@ -1,17 +1,18 @@
-//! What a rule may ask of a request: who calls (fixed per proxy) and header patterns
-//! (spec/control-and-proxy.md 2.2). It checks patterns; evaluating them is routing's.
+//! What a rule may ask of a request: who calls (fixed per proxy), headers (spec/control-and-proxy.md 2.2),
+//! method, path, query and authority (docs/rules.md). It checks patterns; evaluating them is routing's.
 
 use registry_api::ServiceName;
 
 use crate::rule::{BadRule, distinct};
-use crate::wire::{RawClause, RawMatch, RawSource};
+use crate::tag::check_tags;
+use crate::wire::{OneOrMany, RawClause, RawMatch, RawPathTest, RawSource};
 
 /// Who calls: the identity of the proxy itself, never taken from the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// The proxy's service.
     pub name: ServiceName,
-    /// Tags the proxy must carry, all of them.
+    /// Tags the proxy must carry, all of them; see [`TagTest`](crate::TagTest).
     pub tags: Vec<String>,
 }
 
@@ -27,15 +28,20 @@ impl HeaderPattern {
 
     /// Refuses what does not compile, alone and anchored.
     pub fn new(pattern: &str) -> Result<Self, BadRule> {
+        Self::of_field("match.headers", pattern)
+    }
+
+    pub(crate) fn of_field(field: &'static str, pattern: &str) -> Result<Self, BadRule> {
         if pattern.len() > Self::LENGTH_MAX_BYTES {
-            return Err(BadRule::new("match.headers", "a pattern is longer than 4096 bytes"));
+            return Err(BadRule::new(field, "a pattern is longer than 4096 bytes"));
         }
         let this = Self(pattern.to_owned());
         // Alone first: `a)(b` would become valid inside the anchoring group.
         for text in [pattern.to_owned(), this.anchored()] {
-            regex::bytes::RegexBuilder::new(&text).size_limit(Self::PROGRAM_MAX_BYTES).build().map_err(
-                |error| BadRule::new("match.headers", format!("`{pattern}` does not compile: {error}")),
-            )?;
+            regex::bytes::RegexBuilder::new(&text)
+                .size_limit(Self::PROGRAM_MAX_BYTES)
+                .build()
+                .map_err(|error| BadRule::new(field, format!("`{pattern}` does not compile: {error}")))?;
         }
         Ok(this)
     }
@@ -62,18 +68,47 @@ pub struct HeaderMatch {
     pub pattern: HeaderPattern,
 }
 
-/// One condition: true when its source and all its headers match.
+/// What the path must be, as the client sent it: with the segment that names the service, without the query,
+/// nothing decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathTest {
+    /// The whole path.
+    Exact(String),
+    /// The beginning of the path, byte for byte.
+    Prefix(String),
+    /// An expression over the whole path.
+    Regex(HeaderPattern),
+}
+
+/// One parameter of the query that must be there and match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryMatch {
+    /// The name as the client writes it, nothing decoded.
+    pub name: String,
+    /// What one of its values must match as a whole; a parameter without `=` has an empty value.
+    pub pattern: HeaderPattern,
+}
+
+/// One condition: true when everything it asks for is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Clause {
     /// Who calls; absent matches everybody.
     pub source: Option<Source>,
+    /// The method is one of these; compared as sent, with regard to case.
+    pub method: Option<OneOrMany<String>>,
+    /// What the path must be.
+    pub path: Option<PathTest>,
+    /// What `Host` or `:authority` must match as a whole, as sent.
+    pub authority: Option<HeaderPattern>,
     /// Sorted by the written name.
     pub headers: Vec<HeaderMatch>,
+    /// Sorted by name.
+    pub query: Vec<QueryMatch>,
 }
 
 impl Clause {
     fn is_empty(&self) -> bool {
-        self.source.is_none() && self.headers.is_empty()
+        *self == Self::default()
     }
 }
 
@@ -101,7 +136,8 @@ impl TryFrom<RawMatch> for Match {
     type Error = BadRule;
     fn try_from(raw: RawMatch) -> Result<Self, BadRule> {
         let clauses = |list: Vec<RawClause>| list.into_iter().map(clause).collect::<Result<Vec<_>, _>>();
-        let own = RawClause { source: raw.source, headers: raw.headers };
+        let RawMatch { source, method, path, query, authority, headers, .. } = raw;
+        let own = RawClause { source, method, path, query, authority, headers };
         let own = if own == RawClause::default() { Clause::default() } else { clause(own)? };
         let this = Self { own, all: clauses(raw.all)?, any: clauses(raw.any)?, none: clauses(raw.none)? };
         if this.is_everything() { Err(BadRule::new("match", "is empty")) } else { Ok(this) }
@@ -118,13 +154,58 @@ fn clause(raw: RawClause) -> Result<Clause, BadRule> {
             Ok(HeaderMatch { name, written, pattern: HeaderPattern::new(&pattern)? })
         })
         .collect::<Result<Vec<_>, BadRule>>()?;
-    let this = Clause { source: raw.source.map(source).transpose()?, headers };
+    let query = raw.query.into_iter().map(parameter).collect::<Result<Vec<_>, _>>()?;
+    let pattern = |pattern: String| HeaderPattern::of_field("match.authority", &pattern);
+    let this = Clause {
+        source: raw.source.map(source).transpose()?,
+        method: raw.method.map(methods).transpose()?,
+        path: raw.path.map(path).transpose()?,
+        authority: raw.authority.filter(|text| !text.is_empty()).map(pattern).transpose()?,
+        headers,
+        query,
+    };
     if this.is_empty() { Err(BadRule::new("match", "an element is empty")) } else { Ok(this) }
+}
+
+fn methods(raw: OneOrMany<String>) -> Result<OneOrMany<String>, BadRule> {
+    let field = "match.method";
+    let list = raw.as_slice();
+    if list.is_empty() {
+        return Err(BadRule::new(field, "is empty"));
+    }
+    if let Some(odd) = list.iter().find(|method| http::Method::from_bytes(method.as_bytes()).is_err()) {
+        return Err(BadRule::new(field, format!("`{odd}` is no method")));
+    }
+    distinct(field, list)?;
+    Ok(raw)
+}
+
+fn path(raw: RawPathTest) -> Result<PathTest, BadRule> {
+    let field = "match.path";
+    let begins = |text: String| {
+        if text.starts_with('/') { Ok(text) } else { Err(BadRule::new(field, "does not begin with a slash")) }
+    };
+    match (raw.exact.as_str(), raw.prefix.as_str(), raw.regex.as_str()) {
+        (_, "", "") if !raw.exact.is_empty() => begins(raw.exact).map(PathTest::Exact),
+        ("", _, "") if !raw.prefix.is_empty() => begins(raw.prefix).map(PathTest::Prefix),
+        ("", "", regex) if !regex.is_empty() => HeaderPattern::of_field(field, regex).map(PathTest::Regex),
+        _ => Err(BadRule::new(field, "needs one of exact, prefix and regex")),
+    }
+}
+
+/// A name that cannot stand in a query would never match, which nobody means.
+fn parameter((name, pattern): (String, String)) -> Result<QueryMatch, BadRule> {
+    let field = "match.query";
+    let can_be_sent = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'&' | b'=' | b'#');
+    if name.is_empty() || !name.bytes().all(can_be_sent) {
+        return Err(BadRule::new(field, format!("`{name}` is no parameter name")));
+    }
+    Ok(QueryMatch { name, pattern: HeaderPattern::of_field(field, &pattern)? })
 }
 
 fn source(raw: RawSource) -> Result<Source, BadRule> {
     let name = ServiceName::new(&raw.name).map_err(|_| BadRule::new("match.source.name", "is missing"))?;
-    Ok(Source { name, tags: distinct("match.source.tags", raw.tags)? })
+    Ok(Source { name, tags: check_tags("match.source.tags", raw.tags)? })
 }
 
 impl From<&Match> for RawMatch {
@@ -133,6 +214,10 @@ impl From<&Match> for RawMatch {
         let list = |clauses: &[Clause]| clauses.iter().map(RawClause::from).collect();
         Self {
             source: own.source,
+            method: own.method,
+            path: own.path,
+            query: own.query,
+            authority: own.authority,
             headers: own.headers,
             all: list(&matching.all),
             any: list(&matching.any),
@@ -149,6 +234,24 @@ impl From<&Clause> for RawClause {
             .map(|source| RawSource { name: source.name.to_string(), tags: source.tags.clone() });
         let headers =
             clause.headers.iter().map(|header| (header.written.clone(), header.pattern.0.clone())).collect();
-        Self { source, headers }
+        let query = clause.query.iter().map(|test| (test.name.clone(), test.pattern.0.clone())).collect();
+        Self {
+            source,
+            method: clause.method.clone(),
+            path: clause.path.as_ref().map(RawPathTest::from),
+            query,
+            authority: clause.authority.as_ref().map(|pattern| pattern.0.clone()),
+            headers,
+        }
+    }
+}
+
+impl From<&PathTest> for RawPathTest {
+    fn from(test: &PathTest) -> Self {
+        match test {
+            PathTest::Exact(path) => Self { exact: path.clone(), ..Self::default() },
+            PathTest::Prefix(prefix) => Self { prefix: prefix.clone(), ..Self::default() },
+            PathTest::Regex(pattern) => Self { regex: pattern.0.clone(), ..Self::default() },
+        }
     }
 }

@@ -1,14 +1,22 @@
-//! Where a route rule sends requests: weighted backends, the path it captures, time and tries
-//! (spec/control-and-proxy.md 2.4).
+//! Where a route rule sends requests: weighted backends or an answer of its own, the path it captures, time and
+//! tries (spec/control-and-proxy.md 2.4). It knows no instances.
 
 use std::time::Duration;
 
 use registry_api::ServiceName;
 use registry_api::duration::seconds_to_duration;
 
-use crate::rule::{BadRule, distinct};
+use crate::answer::Answer;
+use crate::edge::Edge;
+use crate::header::HeaderEdits;
+use crate::policy::{Key, Mirror, RateLimit, Retries};
+use crate::rule::BadRule;
 use crate::share::Share;
-use crate::wire::{RawBackend, RawResilience, RawRoute, RawUri};
+use crate::tag::check_tags;
+use crate::wire::{
+    RawBackend, RawEdge, RawHeaderEdits, RawKey, RawMirror, RawRateLimit, RawRedirect, RawRetries,
+};
+use crate::wire::{RawResilience, RawResponse, RawRoute, RawUri};
 
 /// How one of a backend's instances is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -20,6 +28,10 @@ pub enum LbType {
     LeastRequest,
     /// Evenly at random.
     Random,
+    /// Of two drawn at random, the one whose recent latency times requests in flight is less.
+    P2cEwma,
+    /// By a hash of the request, so that equal keys meet the same instance while it lives.
+    RingHash,
 }
 
 impl LbType {
@@ -29,6 +41,8 @@ impl LbType {
             Self::RoundRobin => "round_robin",
             Self::LeastRequest => "least_request",
             Self::Random => "random",
+            Self::P2cEwma => "p2c_ewma",
+            Self::RingHash => "ring_hash",
         }
     }
 }
@@ -51,12 +65,16 @@ pub struct Resilience {
 pub struct Backend {
     /// The service; `None` means the rule's destination.
     pub name: Option<ServiceName>,
-    /// At least one; an instance must carry all of them. As written.
+    /// At least one; an instance must carry all of them, see [`TagTest`](crate::TagTest). As written.
     pub tags: Vec<String>,
     /// As written; `None` shares the rest equally with the other backends without one.
     pub weight: Option<Share>,
     /// Choice among the instances; `None` means the default.
     pub lb_type: Option<LbType>,
+    /// What `ring_hash` hashes; there exactly then.
+    pub hash_on: Option<Key>,
+    /// For how long an instance that has come up gets less than its part.
+    pub slow_start: Option<Duration>,
     /// Limits.
     pub resilience: Option<Resilience>,
 }
@@ -82,20 +100,39 @@ pub struct UriMatch {
 /// The body of a route rule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
-    /// At least one.
+    /// At least one, unless there is an answer, or an edge that only names the service.
     pub backends: Vec<Backend>,
+    /// Given instead of calling an instance.
+    pub answer: Option<Answer>,
+    /// What happens to the headers that pass.
+    pub headers: Option<HeaderEdits>,
     /// Captures requests by path, whatever their first segment.
     pub uri: Option<UriMatch>,
+    /// Captures requests from outside by host and path.
+    pub edge: Option<Edge>,
     /// Total time including retries; `None` means the default of 15 s.
     pub timeout: Option<Duration>,
     /// Extra attempts; `None` means the default of 1.
     pub retries: Option<u32>,
+    /// Equal keys keep the same backend, as far as weights allow.
+    pub sticky: Option<Key>,
+    /// More about extra attempts.
+    pub retry: Option<Retries>,
+    /// How many requests may come.
+    pub rate_limit: Option<RateLimit>,
+    /// Who gets a copy.
+    pub mirror: Option<Mirror>,
 }
 
 /// Weights may exceed 1 by this much in sum, for the sake of decimal fractions.
 const WEIGHT_TOLERANCE: f64 = 1e-6;
 
 impl Route {
+    /// Whether it only names the service, and leaves the rest to the service's other rules.
+    pub fn names_only(&self) -> bool {
+        self.backends.is_empty() && self.answer.is_none()
+    }
+
     /// The exact fraction of each backend, in order; they sum to 1 (spec 2.4, Weights). Backends without a
     /// weight share the remainder equally; explicit weights that sum to less than 1 are scaled up.
     pub fn shares(&self) -> Vec<f64> {
@@ -110,8 +147,37 @@ impl Route {
 impl TryFrom<RawRoute> for Route {
     type Error = BadRule;
     fn try_from(raw: RawRoute) -> Result<Self, BadRule> {
-        if raw.backends.is_empty() {
-            return Err(BadRule::new("route.backends", "is missing or empty"));
+        if raw.uri.is_some() && raw.edge.is_some() {
+            return Err(BadRule::new("route", "takes either uri or edge"));
+        }
+        let answer = match (raw.response, raw.redirect) {
+            (None, None) if raw.backends.is_empty() && raw.edge.is_none() => {
+                return Err(BadRule::new("route.backends", "is missing or empty"));
+            }
+            (None, None) => None,
+            (Some(response), None) => Some(Answer::Response(response.try_into()?)),
+            (None, Some(redirect)) => Some(Answer::Redirect(redirect.try_into()?)),
+            (Some(_), Some(_)) => {
+                return Err(BadRule::new("route", "takes either response or redirect"));
+            }
+        };
+        let forwards = [
+            (!raw.backends.is_empty(), "backends"),
+            (raw.headers.is_some(), "headers"),
+            (raw.http_req_timeout != 0.0, "http_req_timeout"),
+            (raw.http_req_retries != 0, "http_req_retries"),
+            (raw.sticky.is_some(), "sticky"),
+            (raw.retries.is_some(), "retries"),
+            (raw.mirror.is_some(), "mirror"),
+        ];
+        if let Some((_, field)) = forwards.iter().find(|(given, _)| *given && answer.is_some()) {
+            return Err(BadRule::new("route", format!("an answer of its own takes no {field}")));
+        }
+        // Whatever else it says would be lost on the rules that decide.
+        let names_only = raw.backends.is_empty() && answer.is_none();
+        let limits = [(raw.rate_limit.is_some(), "rate_limit")];
+        if let Some((_, field)) = forwards.iter().chain(&limits).find(|(given, _)| *given && names_only) {
+            return Err(BadRule::new("route", format!("an edge without backends takes no {field}")));
         }
         let backends = raw.backends.into_iter().map(backend).collect::<Result<Vec<_>, _>>()?;
         let sum: f64 = backends.iter().filter_map(|b| b.weight).map(Share::fraction).sum();
@@ -123,9 +189,20 @@ impl TryFrom<RawRoute> for Route {
         }
         let retries = u32::try_from(raw.http_req_retries)
             .map_err(|_| BadRule::new("route.http_req_retries", "is negative or too large"))?;
+        let retry = raw.retries.map(Retries::try_from).transpose()?;
+        if retries > 0 && retry.as_ref().is_some_and(|retry| retry.count.is_some()) {
+            return Err(BadRule::new("route.retries.count", "and http_req_retries say the same thing"));
+        }
         Ok(Self {
+            sticky: raw.sticky.map(|key| Key::read("route.sticky", key)).transpose()?,
+            retry,
+            rate_limit: raw.rate_limit.map(RateLimit::try_from).transpose()?,
+            mirror: raw.mirror.map(Mirror::try_from).transpose()?,
             backends,
+            answer,
+            headers: raw.headers.map(HeaderEdits::try_from).transpose()?,
             uri: raw.uri.map(uri).transpose()?,
+            edge: raw.edge.map(Edge::try_from).transpose()?,
             timeout: positive("route.http_req_timeout", raw.http_req_timeout)?,
             retries: (retries > 0).then_some(retries),
         })
@@ -136,16 +213,29 @@ fn backend(raw: RawBackend) -> Result<Backend, BadRule> {
     if raw.tags.is_empty() {
         return Err(BadRule::new("route.backends.tags", "is missing or empty"));
     }
-    let tags = distinct("route.backends.tags", raw.tags)?;
+    let tags = check_tags("route.backends.tags", raw.tags)?;
     let weight = Share::new(raw.weight).map_err(|e| BadRule::new("route.backends.weight", e.to_string()))?;
     let lb_type = match raw.lb_type.as_str() {
         "" => None,
         "round_robin" => Some(LbType::RoundRobin),
         "least_request" => Some(LbType::LeastRequest),
         "random" => Some(LbType::Random),
+        "p2c_ewma" => Some(LbType::P2cEwma),
+        "ring_hash" => Some(LbType::RingHash),
         other => return Err(BadRule::new("route.backends.lb_type", format!("`{other}` is unknown"))),
     };
+    let hash_on = raw.hash_on.map(|key| Key::read("route.backends.hash_on", key)).transpose()?;
+    let slow_start = positive("route.backends.slow_start", raw.slow_start)?;
+    let is_ring = lb_type == Some(LbType::RingHash);
+    if is_ring != hash_on.is_some() {
+        return Err(BadRule::new("route.backends.hash_on", "goes with lb_type ring_hash, and with no other"));
+    }
+    if is_ring && slow_start.is_some() {
+        return Err(BadRule::new("route.backends.slow_start", "does not go with lb_type ring_hash"));
+    }
     Ok(Backend {
+        hash_on,
+        slow_start,
         name: ServiceName::new(&raw.name).ok(),
         tags,
         weight: (weight.fraction() > 0.0).then_some(weight),
@@ -192,9 +282,23 @@ impl From<&Route> for RawRoute {
     fn from(route: &Route) -> Self {
         Self {
             backends: route.backends.iter().map(RawBackend::from).collect(),
+            response: match &route.answer {
+                Some(Answer::Response(response)) => Some(RawResponse::from(response)),
+                _ => None,
+            },
+            redirect: match &route.answer {
+                Some(Answer::Redirect(redirect)) => Some(RawRedirect::from(redirect)),
+                _ => None,
+            },
+            headers: route.headers.as_ref().map(RawHeaderEdits::from),
             uri: route.uri.as_ref().map(RawUri::from),
+            edge: route.edge.as_ref().map(RawEdge::from),
             http_req_timeout: route.timeout.map_or(0.0, |time| time.as_secs_f64()),
             http_req_retries: route.retries.map_or(0, i64::from),
+            sticky: route.sticky.as_ref().map(RawKey::from),
+            retries: route.retry.as_ref().map(RawRetries::from),
+            rate_limit: route.rate_limit.as_ref().map(RawRateLimit::from),
+            mirror: route.mirror.as_ref().map(RawMirror::from),
         }
     }
 }
@@ -206,6 +310,8 @@ impl From<&Backend> for RawBackend {
             tags: backend.tags.clone(),
             weight: backend.weight.map_or(0.0, Share::fraction),
             lb_type: backend.lb_type.map(|lb| lb.as_str().to_owned()).unwrap_or_default(),
+            hash_on: backend.hash_on.as_ref().map(RawKey::from),
+            slow_start: backend.slow_start.map_or(0.0, |time| time.as_secs_f64()),
             resilience: backend.resilience.as_ref().map(RawResilience::from),
         }
     }

@@ -57,7 +57,7 @@ impl fmt::Display for RuleId {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
     /// Chooses backends.
-    Route(Route),
+    Route(Box<Route>),
     /// Delays, aborts, traces; at least one.
     Actions(Vec<Action>),
 }
@@ -116,7 +116,7 @@ impl TryFrom<RawRule> for Rule {
         let destination = ServiceName::new(&raw.destination)
             .map_err(|_| BadRule::new("destination", "is missing or empty"))?;
         let body = match (raw.route, raw.actions.is_empty()) {
-            (Some(route), true) => Body::Route(route.try_into()?),
+            (Some(route), true) => Body::Route(Box::new(route.try_into()?)),
             (None, false) => {
                 Body::Actions(raw.actions.into_iter().map(Action::try_from).collect::<Result<Vec<_>, _>>()?)
             }
@@ -149,10 +149,10 @@ impl From<Rule> for RawRule {
     }
 }
 
-/// Refuses duplicates; order is kept.
-pub(crate) fn distinct(field: &'static str, tags: Vec<String>) -> Result<Vec<String>, BadRule> {
-    let set: BTreeSet<_> = tags.iter().collect();
-    if set.len() < tags.len() { Err(BadRule::new(field, "holds a duplicate")) } else { Ok(tags) }
+/// Refuses duplicates.
+pub(crate) fn distinct(field: &'static str, list: &[String]) -> Result<(), BadRule> {
+    let set: BTreeSet<_> = list.iter().collect();
+    if set.len() < list.len() { Err(BadRule::new(field, "holds a duplicate")) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub struct Snapshot {
     revision: u64,
     rules: BTreeMap<RuleId, Arc<Rule>>,
     instances: BTreeMap<InstanceKey, Arc<Instance>>,
+    faults_disabled: bool,
     rules_hash: ContentHash,
     instances_hash: ContentHash,
 }
@@ -37,6 +38,9 @@ pub struct Delta {
     pub rules_delete: Vec<RuleId>,
     pub instances_put: Vec<Arc<Instance>>,
     pub instances_delete: Vec<Gone>,
+    /// Whether no fault happens after it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub faults_disabled: bool,
 }
 
 impl Delta {
@@ -48,7 +52,7 @@ impl Delta {
             + self.instances_delete.len()
     }
 
-    /// Whether only the revision moved.
+    /// Whether no entry is put or deleted.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -82,9 +86,22 @@ impl Snapshot {
         &self.instances
     }
 
-    /// Covers rules, instances and revision: a write that changed nothing can still be acknowledged.
+    /// Whether no fault of any rule happens; traces still do.
+    pub fn faults_disabled(&self) -> bool {
+        self.faults_disabled
+    }
+
+    /// Covers rules, instances, revision and the switch of the faults: a write that changed nothing can still
+    /// be acknowledged.
     pub fn hash(&self) -> ContentHash {
-        ContentHash::combine(&[self.rules_hash, self.instances_hash], self.revision)
+        let switch = ContentHash::of(b"faults disabled");
+        let rules = if self.faults_disabled { self.rules_hash.with(switch) } else { self.rules_hash };
+        ContentHash::combine(&[rules, self.instances_hash], self.revision)
+    }
+
+    /// Disables all faults, or lets them happen again.
+    pub fn set_faults_disabled(&mut self, disabled: bool) {
+        self.faults_disabled = disabled;
     }
 
     /// Moves to another revision.
@@ -134,12 +151,14 @@ impl Snapshot {
             .into_iter()
             .map(|key| Gone { reason: reason(&key), service_name: key.0, id: key.1 })
             .collect();
-        Delta { rules_put, rules_delete, instances_put, instances_delete }
+        let faults_disabled = newer.faults_disabled;
+        Delta { rules_put, rules_delete, instances_put, instances_delete, faults_disabled }
     }
 
     /// Goes the way of a delta.
     pub fn apply(&mut self, revision: u64, delta: Delta) {
         self.revision = revision;
+        self.faults_disabled = delta.faults_disabled;
         delta.rules_delete.iter().for_each(|id| self.delete_rule(id));
         delta.rules_put.into_iter().for_each(|rule| self.put_rule(rule));
         delta
@@ -210,12 +229,14 @@ mod tests {
     fn snapshot() -> impl Strategy<Value = Snapshot> {
         let rules = prop::collection::btree_map(0..6_u8, 0..3_i64, 0..6);
         let instances = prop::collection::btree_map(0..6_u8, 0..3_u8, 0..6);
-        (0..9_u64, rules, instances).prop_map(|(revision, rules, instances)| {
-            Snapshot::new(
+        (0..9_u64, rules, instances, any::<bool>()).prop_map(|(revision, rules, instances, disabled)| {
+            let mut snapshot = Snapshot::new(
                 revision,
                 rules.into_iter().map(|(id, priority)| rule(id, priority)),
                 instances.into_iter().map(|(id, port)| instance(id, port)),
-            )
+            );
+            snapshot.set_faults_disabled(disabled);
+            snapshot
         })
     }
 

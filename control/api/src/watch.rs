@@ -24,6 +24,9 @@ pub struct SnapshotAnswer {
     pub hash: ContentHash,
     /// Whether `rules` and `instances` (full) or the four sets of a delta are there.
     pub full: bool,
+    /// Whether no fault happens after this answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub faults_disabled: bool,
     /// Everything, when full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<Arc<Rule>>>,
@@ -67,6 +70,7 @@ impl SnapshotAnswer {
             revision: snapshot.revision(),
             hash: snapshot.hash(),
             full: true,
+            faults_disabled: snapshot.faults_disabled(),
             rules: Some(snapshot.rules().values().cloned().collect()),
             instances: Some(snapshot.instances().values().cloned().collect()),
             rules_put: None,
@@ -81,6 +85,7 @@ impl SnapshotAnswer {
         Self {
             from: Some(from),
             full: false,
+            faults_disabled: snapshot.faults_disabled(),
             rules: None,
             instances: None,
             rules_put: Some(delta.rules_put),
@@ -102,10 +107,13 @@ impl SnapshotAnswer {
             rules_delete: self.rules_delete.unwrap_or_default(),
             instances_put: self.instances_put.unwrap_or_default(),
             instances_delete: self.instances_delete.unwrap_or_default(),
+            faults_disabled: self.faults_disabled,
         };
         let update = match (self.full, self.rules, self.instances, self.from) {
             (true, Some(rules), Some(instances), _) => {
-                SnapshotUpdate::Full(Snapshot::new(self.revision, rules, instances))
+                let mut snapshot = Snapshot::new(self.revision, rules, instances);
+                snapshot.set_faults_disabled(self.faults_disabled);
+                SnapshotUpdate::Full(snapshot)
             }
             (false, _, _, Some(from)) => SnapshotUpdate::Delta { from, revision: self.revision, delta },
             _ => return Err("a full answer carries rules and instances, a delta carries from"),
@@ -150,6 +158,23 @@ mod tests {
         {
             let wire = serde_json::to_string(&answer).unwrap();
             assert!(wire.contains(r#""metadata":{ "b" : [1] }"#), "{wire}");
+            let back: SnapshotAnswer = serde_json::from_str(&wire).unwrap();
+            let (to, update) = back.into_update().unwrap();
+            let at = Position { epoch: "e".to_owned(), index: 1, ..Position::default() };
+            assert_eq!(update.lead(&Snapshot::default(), &at, &to), Ok(snapshot.clone()));
+        }
+    }
+
+    #[test]
+    fn the_switch_of_the_faults_survives_both_forms() {
+        let mut snapshot = Snapshot::new(7, [], []);
+        snapshot.set_faults_disabled(true);
+        let delta = Snapshot::default().delta_to(&snapshot, |_| registry_api::Reason::Expired);
+        for answer in
+            [SnapshotAnswer::full("e", 2, &snapshot), SnapshotAnswer::delta("e", 1, 2, &snapshot, delta)]
+        {
+            let wire = serde_json::to_string(&answer).unwrap();
+            assert!(wire.contains(r#""faults_disabled":true"#), "{wire}");
             let back: SnapshotAnswer = serde_json::from_str(&wire).unwrap();
             let (to, update) = back.into_update().unwrap();
             let at = Position { epoch: "e".to_owned(), index: 1, ..Position::default() };

@@ -45,6 +45,10 @@ fn how_to_prove_a_namespace_to_the_registry_follows_the_own_mode_unless_said_oth
         (&["--auth_mode=none"], RegistryAuth::None),
         (&["--auth_mode=trusted", "--registry_auth=none"], RegistryAuth::None),
         (&["--registry_auth=trusted"], RegistryAuth::Trusted),
+        (&["--auth_mode=jwt", "--jwt_secret=s"], RegistryAuth::Jwt("s".into())),
+        (&["--auth_mode=jwt", "--jwt_secret=s", "--registry_jwt_secret=r"], RegistryAuth::Jwt("r".into())),
+        (&["--auth_mode=jwt", "--jwt_keys=k.json", "--registry_auth=none"], RegistryAuth::None),
+        (&["--registry_auth=jwt", "--registry_jwt_secret=r"], RegistryAuth::Jwt("r".into())),
         (&["--registry_token=t"], RegistryAuth::Token("t".into())),
         (&["--registry_auth=token", "--registry_token=t"], RegistryAuth::Token("t".into())),
     ] {
@@ -63,9 +67,9 @@ fn a_setting_that_cannot_be_used_is_named() {
         ("--database_type=cloudant", "database_type"),
         ("--database_type=redis", "database_type"),
         ("--database_type=kubernetes", "database_type"),
-        ("--auth_mode=jwt", "auth_mode"),
+        ("--auth_mode=jwt", "jwt_secret"),
         ("--auth_mode=trusted,magic", "auth_mode"),
-        ("--registry_auth=jwt", "registry_auth"),
+        ("--registry_auth=jwt", "registry_jwt_secret"),
         ("--registry_auth=magic", "registry_auth"),
         ("--registry_auth=token", "registry_token"),
         ("--registry_token=a\nb", "registry_token"),
@@ -75,6 +79,12 @@ fn a_setting_that_cannot_be_used_is_named() {
     ] {
         let error = check(&[flag]).unwrap_err();
         assert!(error.starts_with(&format!("{setting}: ")), "{flag}: {error}");
+    }
+    for (flags, setting) in [
+        (&["--auth_mode=jwt", "--jwt_keys=ftp://h/"][..], "jwt_keys"),
+        (&["--auth_mode=jwt", "--jwt_keys=k.json"], "registry_jwt_secret"),
+    ] {
+        assert!(check(flags).unwrap_err().starts_with(&format!("{setting}: ")), "{flags:?}");
     }
     assert!(check(&["--database_type=redis"]).unwrap_err().contains("not available yet"));
 }

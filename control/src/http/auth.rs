@@ -2,15 +2,18 @@
 //! (spec/control-and-proxy.md 1.3). It grants namespaces, not rights within one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
 use registry_api::Namespace;
+use registry_api::issuer::{Issuer, NotBelieved};
+use registry_api::setting::BadSetting;
 
 use super::App;
 use super::error::Refusal;
-use crate::config::AuthMode;
+use crate::config::{AuthMode, Keys};
 
 /// A caller of this namespace names the one it acts on.
 const ADMIN: &str = "admin";
@@ -27,37 +30,47 @@ pub(crate) enum Verdict {
     Refused,
     /// Final: a token is needed.
     Missing,
+    /// Final: whoever issued the token is out of reach.
+    Unreachable,
     /// Another authenticator may know the token's shape.
     Unrecognised,
 }
 
 /// One way to read a token.
-pub(crate) trait Authenticator: Send + Sync {
-    fn authenticate(&self, token: Option<&str>) -> Verdict;
+#[derive(Debug)]
+pub(crate) enum Authenticator {
+    /// Nobody needs a token; the namespace is `default`.
+    Default,
+    /// The token is the namespace; somebody in front has checked it.
+    Trusted,
+    /// The token is signed and names the namespace.
+    Jwt(Arc<Issuer>),
+    /// Always says the same, for the laws of the chain.
+    #[cfg(test)]
+    Says(Verdict),
 }
 
-/// Nobody needs a token; the namespace is `default`.
-struct Default;
-
-impl Authenticator for Default {
-    fn authenticate(&self, token: Option<&str>) -> Verdict {
-        match token {
-            None | Some("" | "default") => Verdict::Accepted(Namespace::default()),
-            Some(_) => Verdict::Unrecognised,
-        }
-    }
-}
-
-/// The token is the namespace; somebody in front has checked it.
-struct Trusted;
-
-impl Authenticator for Trusted {
-    fn authenticate(&self, token: Option<&str>) -> Verdict {
+impl Authenticator {
+    async fn authenticate(&self, token: Option<&str>, now: Duration) -> Verdict {
         let token = token.unwrap_or_default();
-        if token.len() > NAMESPACE_MAX_BYTES {
-            return Verdict::Refused;
+        match self {
+            Self::Default if token.is_empty() || token == "default" => {
+                Verdict::Accepted(Namespace::default())
+            }
+            Self::Default => Verdict::Unrecognised,
+            Self::Trusted if token.len() > NAMESPACE_MAX_BYTES => Verdict::Refused,
+            Self::Trusted => Namespace::new(token).map_or(Verdict::Missing, Verdict::Accepted),
+            Self::Jwt(_) if token.is_empty() => Verdict::Missing,
+            // Boxed, since every request would have to hold the room for a fetch of keys, as long as it waits.
+            Self::Jwt(issuer) => match Box::pin(issuer.namespace(token, now)).await {
+                Ok(namespace) => Verdict::Accepted(namespace),
+                Err(NotBelieved::Foreign) => Verdict::Unrecognised,
+                Err(NotBelieved::Invalid) => Verdict::Refused,
+                Err(NotBelieved::Unreachable) => Verdict::Unreachable,
+            },
+            #[cfg(test)]
+            Self::Says(verdict) => verdict.clone(),
         }
-        Namespace::new(token).map_or(Verdict::Missing, Verdict::Accepted)
     }
 }
 
@@ -67,30 +80,43 @@ impl Authenticator for Trusted {
 pub(crate) struct EmptyChain;
 
 /// Authenticators in the order tried.
-pub(crate) struct Chain(Vec<Box<dyn Authenticator>>);
+#[derive(Debug)]
+pub(crate) struct Chain(Vec<Authenticator>);
 
 impl Chain {
-    pub(crate) fn new(authenticators: Vec<Box<dyn Authenticator>>) -> Result<Self, EmptyChain> {
+    pub(crate) fn new(authenticators: Vec<Authenticator>) -> Result<Self, EmptyChain> {
         if authenticators.is_empty() { Err(EmptyChain) } else { Ok(Self(authenticators)) }
     }
 
-    pub(crate) fn of_modes(modes: &[AuthMode]) -> Result<Self, EmptyChain> {
-        let authenticator = |mode: &AuthMode| -> Box<dyn Authenticator> {
-            match mode {
-                AuthMode::None => Box::new(Default),
-                AuthMode::Trusted => Box::new(Trusted),
-            }
+    /// What the settings ask for.
+    pub(crate) fn of(modes: &[AuthMode], keys: &Keys) -> Result<Self, BadSetting> {
+        let authenticator = |mode: &AuthMode| {
+            Ok(match mode {
+                AuthMode::None => Authenticator::Default,
+                AuthMode::Trusted => Authenticator::Trusted,
+                AuthMode::Jwt => Authenticator::Jwt(Arc::new(keys.issuer()?)),
+            })
         };
-        Self::new(modes.iter().map(authenticator).collect())
+        let authenticators = modes.iter().map(authenticator).collect::<Result<_, BadSetting>>()?;
+        Self::new(authenticators).map_err(|error| BadSetting::new("auth_mode", error.to_string()))
+    }
+
+    /// Those who sign tokens, for keeping their keys fresh.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = Arc<Issuer>> {
+        self.0.iter().filter_map(|authenticator| match authenticator {
+            Authenticator::Jwt(issuer) => Some(Arc::clone(issuer)),
+            _ => None,
+        })
     }
 
     /// The namespace of a token: the first authenticator that recognises it decides.
-    fn authenticate(&self, token: Option<&str>) -> Result<Namespace, Refusal> {
+    async fn authenticate(&self, token: Option<&str>, now: Duration) -> Result<Namespace, Refusal> {
         for authenticator in &self.0 {
-            match authenticator.authenticate(token) {
+            match authenticator.authenticate(token, now).await {
                 Verdict::Accepted(namespace) => return Ok(namespace),
                 Verdict::Refused => return Err(Refusal::NotAuthorized),
                 Verdict::Missing => return Err(Refusal::AuthMissing),
+                Verdict::Unreachable => return Err(Refusal::AuthUnreachable),
                 Verdict::Unrecognised => {}
             }
         }
@@ -98,8 +124,8 @@ impl Chain {
     }
 
     /// The namespace a request acts on.
-    fn namespace(&self, headers: &HeaderMap) -> Result<Namespace, Refusal> {
-        let namespace = self.authenticate(token(headers)?)?;
+    async fn namespace(&self, headers: &HeaderMap, now: Duration) -> Result<Namespace, Refusal> {
+        let namespace = self.authenticate(token(headers)?, now).await?;
         if namespace.as_str() != ADMIN {
             return Ok(namespace);
         }
@@ -127,7 +153,7 @@ impl FromRequestParts<Arc<App>> for Tenant {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
-        app.auth.namespace(&parts.headers).map(Self)
+        app.auth.namespace(&parts.headers, app.clock.since_epoch()).await.map(Self)
     }
 }
 
@@ -135,13 +161,17 @@ impl FromRequestParts<Arc<App>> for Tenant {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use registry_api::token;
 
-    struct Says(Verdict);
+    const NOW: Duration = Duration::from_secs(1_000);
 
-    impl Authenticator for Says {
-        fn authenticate(&self, _: Option<&str>) -> Verdict {
-            self.0.clone()
-        }
+    fn keys() -> Keys {
+        Keys { secret: "secret".into(), published: String::new() }
+    }
+
+    fn signed(secret: &str, namespace: &str, lifetime_secs: u64) -> String {
+        let namespace = Namespace::new(namespace).unwrap();
+        token::sign(secret.as_bytes(), &namespace, NOW, Duration::from_secs(lifetime_secs))
     }
 
     fn accepts(namespace: &str) -> Verdict {
@@ -149,8 +179,7 @@ mod tests {
     }
 
     fn chain(verdicts: &[Verdict]) -> Result<Chain, EmptyChain> {
-        let one = |verdict: &Verdict| -> Box<dyn Authenticator> { Box::new(Says(verdict.clone())) };
-        Chain::new(verdicts.iter().map(one).collect())
+        Chain::new(verdicts.iter().cloned().map(Authenticator::Says).collect())
     }
 
     #[test]
@@ -158,8 +187,8 @@ mod tests {
         assert_eq!(chain(&[]).err(), Some(EmptyChain));
     }
 
-    #[test]
-    fn t02_and_t03_the_first_that_recognises_the_token_decides() {
+    #[tokio::test]
+    async fn t02_and_t03_the_first_that_recognises_the_token_decides() {
         use Verdict::{Refused, Unrecognised};
         for (verdicts, expected) in [
             (vec![accepts("one")], Ok("one")),
@@ -169,15 +198,18 @@ mod tests {
             (vec![Refused, accepts("two")], Err(Refusal::NotAuthorized)),
             (vec![Unrecognised, accepts("two")], Ok("two")),
             (vec![Verdict::Missing, accepts("two")], Err(Refusal::AuthMissing)),
+            (vec![Verdict::Unreachable, accepts("two")], Err(Refusal::AuthUnreachable)),
         ] {
-            let namespace = chain(&verdicts).unwrap().authenticate(Some("t"));
+            let namespace = chain(&verdicts).unwrap().authenticate(Some("t"), NOW).await;
             assert_eq!(namespace, expected.map(|name| Namespace::new(name).unwrap()), "{verdicts:?}");
         }
     }
 
-    #[test]
-    fn t04_and_t05_each_mode_reads_its_tokens() {
-        use AuthMode::{None as Open, Trusted};
+    #[tokio::test]
+    async fn t04_and_t05_each_mode_reads_its_tokens() {
+        use AuthMode::{Jwt, None as Open, Trusted};
+        let (good, over, forged) =
+            (signed("secret", "blue", 9), signed("secret", "blue", 0), signed("x", "blue", 9));
         let refused = || Err(Refusal::NotAuthorized);
         for (modes, token, expected) in [
             (&[Open][..], None, Ok("default")),
@@ -190,13 +222,21 @@ mod tests {
             (&[Open, Trusted], Some("valid-token"), Ok("valid-token")),
             (&[Open, Trusted], None, Ok("default")),
             (&[Trusted, Open], None, Err(Refusal::AuthMissing)),
+            (&[Jwt], Some(&good), Ok("blue")),
+            (&[Jwt], Some(&over), refused()),
+            (&[Jwt], Some(&forged), refused()),
+            (&[Jwt], Some("text"), refused()),
+            (&[Jwt], None, Err(Refusal::AuthMissing)),
+            (&[Jwt, Trusted], Some("text"), Ok("text")),
+            (&[Jwt, Trusted], Some(&forged), refused()),
+            (&[Open, Jwt], Some(&good), Ok("blue")),
         ] {
-            let namespace = Chain::of_modes(modes).unwrap().authenticate(token);
+            let namespace = Chain::of(modes, &keys()).unwrap().authenticate(token, NOW).await;
             let expected = expected.map(|name| Namespace::new(name).unwrap());
             assert_eq!(namespace, expected, "{modes:?} {token:?}");
         }
         let endless = "x".repeat(NAMESPACE_MAX_BYTES + 1);
-        let namespace = Chain::of_modes(&[Trusted]).unwrap().authenticate(Some(&endless));
+        let namespace = Chain::of(&[Trusted], &keys()).unwrap().authenticate(Some(&endless), NOW).await;
         assert_eq!(namespace, refused().map(|name: &str| Namespace::new(name).unwrap()));
     }
 
@@ -222,15 +262,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_admin_names_the_namespace_it_acts_on() {
-        let chain = Chain::of_modes(&[AuthMode::Trusted]).unwrap();
+    #[tokio::test]
+    async fn an_admin_names_the_namespace_it_acts_on() {
+        let chain = Chain::of(&[AuthMode::Trusted, AuthMode::Jwt], &keys()).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer admin"));
-        assert_eq!(chain.namespace(&headers), Err(Refusal::NamespaceMissing));
+        assert_eq!(chain.namespace(&headers, NOW).await, Err(Refusal::NamespaceMissing));
         headers.insert(NAMESPACE_HEADER, HeaderValue::from_static("blue"));
-        assert_eq!(chain.namespace(&headers), Ok(Namespace::new("blue").unwrap()));
+        assert_eq!(chain.namespace(&headers, NOW).await, Ok(Namespace::new("blue").unwrap()));
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer green"));
-        assert_eq!(chain.namespace(&headers), Ok(Namespace::new("green").unwrap()));
+        assert_eq!(chain.namespace(&headers, NOW).await, Ok(Namespace::new("green").unwrap()));
     }
 }

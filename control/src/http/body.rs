@@ -31,7 +31,25 @@ const DISCARD_MAX_BYTES: usize = 16 << 20;
 
 /// Keys whose values are objects, and keys whose values are lists of objects. The decoder would take a
 /// list for an object; the ancestor does not.
-const OBJECTS: &[&str] = &["match", "source", "route", "uri", "resilience"];
+const OBJECTS: &[&str] = &[
+    "match",
+    "source",
+    "route",
+    "uri",
+    "resilience",
+    "response",
+    "redirect",
+    "uniform",
+    "normal",
+    "exponential",
+    "edge",
+    "sticky",
+    "retries",
+    "rate_limit",
+    "key",
+    "mirror",
+    "hash_on",
+];
 const OBJECT_LISTS: &[&str] = &["rules", "all", "any", "none", "backends", "actions"];
 
 /// The room for bodies that are being read or written.
@@ -124,6 +142,9 @@ fn has_shape(object: &Value) -> bool {
             object_or_null(value)
         } else if OBJECT_LISTS.contains(&key.as_str()) {
             value.is_null() || value.as_array().is_some_and(|list| list.iter().all(object_or_null))
+        } else if key == "path" {
+            // An object in a match, a text in a uri.
+            !value.is_array()
         } else {
             // Among them `headers`, whose keys are not ours; the decoder refuses a list for it.
             true
@@ -159,6 +180,9 @@ mod tests {
             r#"{"rules":[{"match":{"all":[[]]}}]}"#,
             r#"{"rules":[{"route":{"backends":[["v1"]]}}]}"#,
             r#"{"rules":[{"route":{"http_req_retries":0.5}}]}"#,
+            r#"{"rules":[{"match":{"path":["/a"]}}]}"#,
+            r#"{"rules":[{"route":{"redirect":[302]}}]}"#,
+            r#"{"rules":[{"actions":[{"uniform":[1,2]}]}]}"#,
             r#"{"rules":[{"actions":{}}]}"#,
             r#"{"rules":[{"actions":[{"return_code":"500"}]}]}"#,
             r#"{"rules":[{}]} x"#,

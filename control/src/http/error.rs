@@ -23,6 +23,7 @@ pub(crate) enum Refusal {
     AuthMissing,
     AuthMalformed,
     NotAuthorized,
+    AuthUnreachable,
     NamespaceMissing,
     InvalidParameter(String),
     BodyTooLarge,
@@ -72,6 +73,11 @@ impl IntoResponse for Refusal {
                 S::UNAUTHORIZED,
                 "error_auth_not_authorized",
                 "Authorization failure, invalid token".to_owned(),
+            ),
+            Self::AuthUnreachable => (
+                S::SERVICE_UNAVAILABLE,
+                "error_auth_failed_validation",
+                "Authorization failure, unable to validate token with issuer".to_owned(),
             ),
             Self::NamespaceMissing => {
                 (S::BAD_REQUEST, "missing_namespace_header", "missing_namespace_header".to_owned())

@@ -141,7 +141,7 @@ fn of(kind: Kind, destination: Destination) -> Result<Filter, Refusal> {
     Ok(Filter { destinations: [destination].into(), kind: Some(kind), ..Filter::default() })
 }
 
-fn book(app: &App, namespace: &Namespace) -> Arc<RuleBook> {
+pub(super) fn book(app: &App, namespace: &Namespace) -> Arc<RuleBook> {
     app.spaces.get(namespace).map(|space| space.book()).unwrap_or_default()
 }
 
@@ -240,20 +240,20 @@ async fn write_body(
 }
 
 /// A place among the writes on their way to the store.
-async fn place(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
+pub(super) async fn place(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
     // Fails only when the semaphore is closed, which it never is.
     Arc::clone(&app.writes).acquire_owned().await.map_err(|_| Refusal::Internal)
 }
 
 /// That the answer is to be held until a write is applied, and the place among those that are.
-struct Wait<'a> {
+pub(super) struct Wait<'a> {
     timeout: Duration,
     _place: SemaphorePermit<'a>,
 }
 
 impl<'a> Wait<'a> {
     /// Taken before anything is written, so that who is refused may simply try again.
-    fn of(app: &'a App, query: &Query) -> Result<Option<Self>, Refusal> {
+    pub(super) fn of(app: &'a App, query: &Query) -> Result<Option<Self>, Refusal> {
         let Some(timeout) = query.applied_wait()? else { return Ok(None) };
         let place = app.applied_waits.try_acquire().map_err(|_| Refusal::TooMuch("waiting writes"))?;
         Ok(Some(Self { timeout, _place: place }))
@@ -261,7 +261,7 @@ impl<'a> Wait<'a> {
 }
 
 /// A creation lists its ids, another write has no body; both say more when they waited.
-async fn answer(
+pub(super) async fn answer(
     app: &App,
     space: &Space,
     written: Written,

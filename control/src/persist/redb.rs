@@ -1,5 +1,5 @@
 //! The rule store in one file of the data directory: table `rules` (namespace, id) -> JSON and table `meta`
-//! namespace -> revision, one transaction per edit. A damaged file is reported and left as it is.
+//! namespace -> revision, table `faults` namespace -> disabled, one transaction per edit. A damaged file is reported and left as it is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use control_api::Rule;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use registry_api::Namespace;
 
 use super::{RuleStore, StoreError, encode};
@@ -16,6 +16,7 @@ use crate::rulebook::{Changes, RuleBook};
 
 const RULES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("rules");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const FAULTS: TableDefinition<'_, &str, bool> = TableDefinition::new("faults");
 
 /// The file within the data directory.
 const FILE: &str = "rules.redb";
@@ -59,6 +60,9 @@ impl RedbStore {
                 rules.remove((namespace.as_str(), id.as_str()))?;
             }
             transaction.open_table(META)?.insert(namespace.as_str(), changes.revision)?;
+            if let Some(disabled) = changes.faults_disabled {
+                transaction.open_table(FAULTS)?.insert(namespace.as_str(), disabled)?;
+            }
         }
         transaction.commit()?;
         Ok(())
@@ -92,6 +96,7 @@ fn create_tables(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(RULES)?;
     transaction.open_table(META)?;
+    transaction.open_table(FAULTS)?;
     transaction.commit()?;
     Ok(())
 }
@@ -127,25 +132,30 @@ fn examine_copy(copy: &Path) -> Result<(), String> {
 }
 
 fn read_all(database: &Database) -> Result<Vec<(Namespace, RuleBook)>, StoreError> {
-    let mut kept: BTreeMap<String, (u64, Vec<Arc<Rule>>)> = BTreeMap::new();
+    let mut kept: BTreeMap<String, Kept> = BTreeMap::new();
     read_into(database, &mut kept)?;
-    let book = |(namespace, (revision, rules))| {
+    let book = |(namespace, Kept { revision, rules, faults_disabled })| {
         let namespace = Namespace::new(namespace).map_err(|error| StoreError::Damaged(error.to_string()))?;
-        Ok((namespace, RuleBook::restore(revision, rules)))
+        Ok((namespace, RuleBook::restore(revision, rules).with_faults_disabled(faults_disabled)))
     };
     kept.into_iter().map(book).collect()
 }
 
-fn read_into(
-    database: &Database,
-    kept: &mut BTreeMap<String, (u64, Vec<Arc<Rule>>)>,
-) -> Result<(), StoreError> {
+/// What is kept of one namespace.
+#[derive(Default)]
+struct Kept {
+    revision: u64,
+    rules: Vec<Arc<Rule>>,
+    faults_disabled: bool,
+}
+
+fn read_into(database: &Database, kept: &mut BTreeMap<String, Kept>) -> Result<(), StoreError> {
     let damaged = |error: redb::Error| StoreError::Damaged(error.to_string());
     let transaction = database.begin_read().map_err(|error| damaged(error.into()))?;
     let meta = transaction.open_table(META).map_err(|error| damaged(error.into()))?;
     for entry in meta.iter().map_err(|error| damaged(error.into()))? {
         let (namespace, revision) = entry.map_err(|error| damaged(error.into()))?;
-        kept.entry(namespace.value().to_owned()).or_default().0 = revision.value();
+        kept.entry(namespace.value().to_owned()).or_default().revision = revision.value();
     }
     let rules = transaction.open_table(RULES).map_err(|error| damaged(error.into()))?;
     for entry in rules.iter().map_err(|error| damaged(error.into()))? {
@@ -153,7 +163,16 @@ fn read_into(
         let (namespace, id) = key.value();
         let rule: Rule = serde_json::from_slice(value.value())
             .map_err(|error| StoreError::Damaged(format!("rule `{id}` cannot be read: {error}")))?;
-        kept.entry(namespace.to_owned()).or_default().1.push(Arc::new(rule));
+        kept.entry(namespace.to_owned()).or_default().rules.push(Arc::new(rule));
+    }
+    // A file from before the switch has no such table.
+    let faults = match transaction.open_table(FAULTS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        other => other.map_err(|error| damaged(error.into()))?,
+    };
+    for entry in faults.iter().map_err(|error| damaged(error.into()))? {
+        let (namespace, disabled) = entry.map_err(|error| damaged(error.into()))?;
+        kept.entry(namespace.value().to_owned()).or_default().faults_disabled = disabled.value();
     }
     Ok(())
 }

@@ -169,3 +169,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_fault_that_lasts_is_kept_with_the_moment_it_ends() {
+    let fault: RawRule = serde_json::from_value(serde_json::json!({"id": "f", "destination": "a",
+        "actions": [{"action": "delay", "duration": 1, "duration_s": 60}]}))
+    .unwrap();
+    let refused = RuleBook::default().edit(Edit::Upsert(vec![fault.clone()]), || unreachable!());
+    assert!(matches!(refused, Err(Refused::Invalid { why, .. }) if why.field == "actions.duration_s"));
+    let edit = Edit::Upsert(vec![fault]).begun(std::time::UNIX_EPOCH);
+    let book = RuleBook::default().edit(edit, || unreachable!()).unwrap().book;
+    let rule = serde_json::to_value(book.rules().values().next().unwrap()).unwrap();
+    assert_eq!(rule["actions"][0]["expires_at"], "1970-01-01T00:01:00Z");
+}

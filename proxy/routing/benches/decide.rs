@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use control_api::{Identity, Rule, Snapshot};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use registry_api::{Endpoint, EndpointType, Instance, InstanceId, ServiceName, Status};
-use routing::{RequestHead, RouteTable, Seed};
+use routing::{At, RequestHead, RouteTable, Seed};
 use serde_json::json;
 
 const SERVICES: usize = 10_000;
@@ -70,10 +70,10 @@ fn decide(table: &RouteTable, path: &str, cookie: &str) -> f64 {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
     }
-    let head = RequestHead { method: "GET", path, authority: "gateway", headers: &headers };
+    let head = RequestHead { method: "GET", path, query: "", authority: "gateway", headers: &headers };
     let elapsed = best(|| {
         for number in 0..COUNT {
-            black_box(table.decide(black_box(&head), Seed::of(&number.to_le_bytes())));
+            black_box(table.decide(black_box(&head), Seed::of(&number.to_le_bytes()), &At(0)));
         }
     });
     elapsed.as_secs_f64() * 1e9 / f64::from(COUNT)

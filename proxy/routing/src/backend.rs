@@ -2,11 +2,13 @@
 //! here, never read.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use control_api::{LbType, Resilience, RuleId};
+use control_api::{Key, LbType, Resilience, RuleId, TagTest};
 use registry_api::{Instance, ServiceName};
 
 use crate::address::Address;
+use crate::ring::Ring;
 use crate::seed::stable_hash;
 
 /// Gives live state and metric handles for parts of a table, resolved once while it is compiled. The same
@@ -65,8 +67,13 @@ pub struct Backend<A: Attach> {
     pub key: u64,
     /// Limits.
     pub resilience: Resilience,
+    /// For how long an endpoint that has come up gets less than its part.
+    pub slow_start: Option<Duration>,
     /// What the proxy hung onto it.
     pub live: A::Backend,
+    /// With `ring_hash`: what is hashed.
+    pub(crate) hash_on: Option<Key>,
+    pub(crate) ring: Option<Ring>,
 }
 
 /// Endpoints sorted by instance id, shared between the backends that use all of them.
@@ -107,6 +114,9 @@ impl<A: Attach> Backend<A> {
             endpoints: Arc::clone(endpoints),
             rule: None,
             resilience,
+            slow_start: None,
+            hash_on: None,
+            ring: None,
         }
     }
 
@@ -123,7 +133,9 @@ impl<A: Attach> Backend<A> {
         tags.sort_unstable();
         let label = tags.join(",");
         let resilience = written.resilience.unwrap_or_default();
-        let dst = format!("{service}:{label}");
+        let dst = if label.is_empty() { service.to_string() } else { format!("{service}:{label}") };
+        let endpoints = carrying(endpoints, &tags);
+        let ids = || endpoints.iter().map(|endpoint| endpoint.instance.id.as_str());
         let spec = BackendSpec { service, tags: &tags, label: &label, resilience };
         Self {
             live: attach.backend(destination, Some(rule), &spec),
@@ -131,7 +143,10 @@ impl<A: Attach> Backend<A> {
             key: stable_hash(dst.as_bytes()),
             dst,
             lb: written.lb_type.unwrap_or_default(),
-            endpoints: carrying(endpoints, &tags),
+            slow_start: written.slow_start,
+            hash_on: written.hash_on.clone(),
+            ring: written.hash_on.as_ref().map(|_| Ring::new(ids())),
+            endpoints,
             rule: Some(rule.clone()),
             resilience,
             tags,
@@ -142,7 +157,10 @@ impl<A: Attach> Backend<A> {
 
 /// The endpoints whose instances carry every tag; the same allocation when all do.
 fn carrying<A: Attach>(endpoints: &Endpoints<A>, tags: &[String]) -> Endpoints<A> {
-    let carries = |endpoint: &Arc<Endpoint<A>>| tags.iter().all(|tag| endpoint.instance.tags.contains(tag));
+    let tests: Vec<_> =
+        tags.iter().map(|tag| TagTest::new(tag).expect("a Backend has checked its tags")).collect();
+    let carries =
+        |endpoint: &Arc<Endpoint<A>>| tests.iter().all(|test| test.is_held(&endpoint.instance.tags));
     if endpoints.iter().all(carries) {
         Arc::clone(endpoints)
     } else {

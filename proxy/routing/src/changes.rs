@@ -34,6 +34,13 @@ impl Changes {
                 this.instances.insert(instance.service_name.clone());
             }
         });
+        if old.faults_disabled() != new.faults_disabled() {
+            // No rule changed, and every fault did.
+            let faulty = new.rules().values().filter(|rule| !rule.actions().is_empty());
+            for rule in faulty {
+                this.edits(&rule.destination);
+            }
+        }
         walk(old.rules(), new.rules(), |before, after| {
             if let Some(rule) = before {
                 this.edits(&rule.destination).gone.insert(rule.id.clone());

@@ -1,9 +1,12 @@
 //! What to do with one request: small data that borrows nothing. It says what, the engines do it; how it
 //! came about is told by an explanation.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
-use control_api::AbortCode;
+use control_api::{AbortCode, Draw};
+
+use crate::seed::{Purpose, Seed};
 
 /// The total time of a request whose route does not say otherwise (spec 2.4).
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
@@ -40,6 +43,8 @@ pub struct ActionRuleRef {
 pub struct Decision {
     /// The service the request is for; `None` when it names none that is known.
     pub service: Option<ServiceIndex>,
+    /// The route rule that applies; `None` for the default of a service without any.
+    pub route: Option<RouteRuleRef>,
     /// The backend chosen, also when it has no instances; `None` when it did not come to a choice.
     pub backend: Option<BackendRef>,
     /// What happens, after the delay of `faults`.
@@ -52,6 +57,12 @@ pub struct Decision {
     pub retries: u32,
     /// How the path changes on its way up.
     pub rewrite: Rewrite,
+    /// Where the key of the request lies, for a backend that hashes; see [`Self::pick_draw`].
+    pub affinity: Option<Draw>,
+    /// Whose limit the request counts against, where the route has one by key and the request carries it.
+    pub limit_key: Option<u64>,
+    /// Who gets a copy of the request; has at least one endpoint.
+    pub mirror: Option<BackendRef>,
 }
 
 /// The end of the matter.
@@ -60,7 +71,9 @@ pub enum Outcome {
     /// Send it to one of the backend's endpoints, of which there is at least one.
     Forward(BackendRef),
     /// Fail it as an action wants; no instance is called.
-    Abort(BackendRef, AbortCode),
+    Abort(AbortCode),
+    /// Answer as the route rule says; no instance is called. See [`RouteRule::answer`](crate::RouteRule::answer).
+    Answer(RouteRuleRef),
     /// Answer with a named refusal.
     Refuse(Refusal),
 }
@@ -83,6 +96,10 @@ pub struct Faults {
     pub rule: Option<ActionRuleRef>,
     /// How long to hold the request before the outcome, all its delays together.
     pub delay: Duration,
+    /// The body of the answer is sent no faster than this.
+    pub bytes_per_s: Option<NonZeroU64>,
+    /// The connection ends after this much of the answer's body.
+    pub after_bytes: Option<u64>,
     /// Which actions of the rule happened.
     pub fired: Fired,
 }
@@ -123,16 +140,26 @@ pub enum Rewrite {
 }
 
 impl Decision {
+    /// The draw that [`pick`](crate::pick) needs for an attempt: the place of the request's key where there is one,
+    /// otherwise a chance of its own for every attempt. `key` is that of the backend.
+    pub fn pick_draw(&self, seed: Seed, attempt: u8, key: u64) -> Draw {
+        self.affinity.unwrap_or_else(|| seed.draw(Purpose::Pick(attempt), key))
+    }
+
     /// A refusal before a backend was chosen.
     pub(crate) fn refuse(service: Option<ServiceIndex>, refusal: Refusal) -> Self {
         Self {
             service,
+            route: None,
             backend: None,
             outcome: Outcome::Refuse(refusal),
             faults: Faults::default(),
             timeout: TIMEOUT_DEFAULT,
             retries: RETRIES_DEFAULT,
             rewrite: Rewrite::Keep,
+            affinity: None,
+            limit_key: None,
+            mirror: None,
         }
     }
 }

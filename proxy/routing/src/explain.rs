@@ -1,15 +1,18 @@
 //! Why a request goes where it goes: the decision retold, as JSON for programs and as text for people. It
 //! asks the code that decides, and never repeats header values, since they hold credentials.
 
-use control_api::{AbortCode, Draw};
+use control_api::{AbortCode, Answer, Draw, Edits, HeaderEdits};
+use http::HeaderName;
 use serde::Serialize;
 
 use crate::backend::Attach;
+use crate::circumstances::Circumstances;
 use crate::decision::{Decision, Outcome};
 use crate::head::RequestHead;
 use crate::notes::{Notes, in_order};
 use crate::seed::Seed;
 use crate::table::RouteTable;
+use crate::uri::Capture;
 
 /// A decision and how it came about.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,10 +28,17 @@ pub struct Explanation {
     pub addressed_by: Option<AddressedBy>,
     /// The route rules tried, in order, up to the one that matched.
     pub rules: Vec<RuleNote>,
+    /// What tied the client to a backend of the rule; the draw is absent then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<String>,
     /// The draw that chose among the backends of the rule.
     pub draw: Option<f64>,
     /// The backends of the rule that matched, or the default one.
     pub backends: Vec<BackendNote>,
+    /// How the route rule treats what it forwards, beyond time and tries.
+    pub policies: Vec<String>,
+    /// What the route rule does to the headers that pass.
+    pub headers: Vec<String>,
     /// The instances among which the chosen backend balances.
     pub instances: Vec<InstanceNote>,
     /// How it balances.
@@ -47,6 +57,10 @@ pub struct Explanation {
 pub enum AddressedBy {
     /// The `uri` of a rule.
     Uri,
+    /// The `edge` of a rule.
+    Edge,
+    /// The host, below the domain of the fabric.
+    Host,
     /// The first segment of the path.
     Segment,
 }
@@ -112,29 +126,52 @@ pub struct ActionNote {
 pub enum End {
     /// It is sent to one of the instances.
     Forward { dst: String, delay: f64, timeout: f64, retries: u32, path: String },
-    /// It is failed by an action; negative codes close the connection.
-    Abort { dst: String, delay: f64, code: i32 },
+    /// It is failed by an action; negative codes close the connection. `code` is absent for other ways.
+    Abort {
+        dst: String,
+        delay: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<i32>,
+        how: String,
+    },
+    /// It is answered by the route rule.
+    Answer {
+        status: u16,
+        delay: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        location: Option<String>,
+    },
     /// It is refused.
     Refuse { status: u16, error: &'static str },
 }
 
 impl<A: Attach> RouteTable<A> {
     /// Decides as [`Self::decide`] does, and tells how.
-    pub fn explain(&self, head: &RequestHead<'_>, seed: Seed) -> Explanation {
+    pub fn explain(&self, head: &RequestHead<'_>, seed: Seed, now: &impl Circumstances) -> Explanation {
         let mut notes = Notes::default();
-        let decision = self.judge(head, seed, &mut notes);
+        let decision = self.judge(head, seed, now, &mut notes);
         let service = decision.service.map(|at| self.service(at).name.to_string());
+        let capture = decision.route.and_then(|at| self.route(at).capture.as_deref());
+        let captured =
+            if capture.is_some_and(Capture::is_edge) { AddressedBy::Edge } else { AddressedBy::Uri };
         let chosen = decision.backend.map(|at| self.backend(at));
         let instances = chosen.iter().flat_map(|backend| backend.endpoints.iter()).map(|endpoint| {
             InstanceNote { id: endpoint.instance.id.to_string(), address: endpoint.address.to_string() }
         });
         Explanation {
             revision: self.revision(),
-            addressed_by: service.as_ref().map(|_| notes.addressed_by()),
+            addressed_by: service.as_ref().map(|_| notes.named.unwrap_or(captured)),
             service,
             rules: in_order(notes.captures).into_iter().chain(in_order(notes.rules)).collect(),
+            sticky: notes.sticky,
             draw: notes.draw.map(Draw::get),
             backends: self.backend_notes(&decision),
+            policies: self.policies(&decision),
+            headers: decision
+                .route
+                .and_then(|at| self.route(at).headers())
+                .map(header_notes)
+                .unwrap_or_default(),
             instances: instances.collect(),
             lb_type: chosen.map(|backend| backend.lb.as_str()),
             action_rules: in_order(notes.action_rules),
@@ -144,10 +181,34 @@ impl<A: Attach> RouteTable<A> {
         }
     }
 
+    fn policies(&self, decision: &Decision) -> Vec<String> {
+        let Some(route) = decision.route.map(|at| self.route(at)) else { return Vec::new() };
+        let limit = route.rate_limit().map(|limit| {
+            let by = limit.key.as_ref().map(|key| format!(" by {}", key.describe())).unwrap_or_default();
+            format!("at most {}/s, burst {}{by}", limit.requests_per_s, limit.burst)
+        });
+        let retries = route.retries().map(|retries| {
+            let on = retries.on.iter().map(|on| format!(" {on}")).collect::<String>();
+            let methods = retries.methods.iter().map(|method| format!(" {method}")).collect::<String>();
+            let on = if on.is_empty() { " 5xx" } else { &on };
+            let methods = if methods.is_empty() { String::new() } else { format!(" for{methods}") };
+            format!("retries on{on}{methods} within {}% of those in flight", retries.budget_percent)
+        });
+        let each = route.retries().and_then(|retries| retries.per_try_timeout);
+        let each = each.map(|time| format!("each try within {}s", time.as_secs_f64()));
+        let mirror = decision.mirror.map(|at| format!("copy to {}", self.backend(at).dst));
+        let affinity = decision.backend.and_then(|at| self.backend(at).hash_on.as_ref());
+        let affinity = affinity.map(|key| {
+            let absent = if decision.affinity.is_none() { ", which is absent" } else { "" };
+            format!("instance by {}{absent}", key.describe())
+        });
+        [limit, retries, each, mirror, affinity].into_iter().flatten().collect()
+    }
+
     fn backend_notes(&self, decision: &Decision) -> Vec<BackendNote> {
         let Some(chosen) = decision.backend else { return Vec::new() };
         let service = self.service(chosen.service);
-        let route = service.routes.iter().rfind(|route| route.first <= chosen.place);
+        let route = service.routes.iter().rfind(|route| route.first <= chosen.place && !route.names_only());
         let route = route.and_then(|route| Some((route.first, route.rule.route()?.shares())));
         let (first, shares) = route.unwrap_or_else(|| (0, vec![1.0]));
         (first..)
@@ -161,7 +222,8 @@ impl<A: Attach> RouteTable<A> {
     }
 
     fn end(&self, decision: &Decision, head: &RequestHead<'_>) -> End {
-        let delay = decision.faults.delay.as_secs_f64();
+        // Whole and broken seconds do not add up to what is nearest to both.
+        let delay = decision.faults.delay.as_micros() as f64 / 1e6;
         match decision.outcome {
             Outcome::Forward(backend) => End::Forward {
                 dst: self.backend(backend).dst.clone(),
@@ -170,12 +232,28 @@ impl<A: Attach> RouteTable<A> {
                 retries: decision.retries,
                 path: self.upstream_path(decision, head.path).into_owned(),
             },
-            Outcome::Abort(backend, code) => End::Abort {
-                dst: self.backend(backend).dst.clone(),
+            Outcome::Answer(rule) => End::Answer {
+                status: self.route(rule).answer().map_or(0, Answer::status),
+                delay,
+                location: self.location(decision, head),
+            },
+            Outcome::Abort(code) => End::Abort {
+                dst: match (decision.backend, decision.service) {
+                    (Some(backend), _) => self.backend(backend).dst.clone(),
+                    (None, Some(service)) => self.service(service).name.to_string(),
+                    (None, None) => String::new(),
+                },
                 delay,
                 code: match code {
-                    AbortCode::Status(status) => i32::from(status),
-                    AbortCode::Close(code) => i32::from(code),
+                    AbortCode::Status(status) => Some(i32::from(status)),
+                    AbortCode::Close(code) => Some(i32::from(code)),
+                    AbortCode::Reset | AbortCode::Grpc(_) => None,
+                },
+                how: match code {
+                    AbortCode::Status(status) => format!("status {status}"),
+                    AbortCode::Close(code) => format!("close the connection ({code})"),
+                    AbortCode::Reset => "reset the connection".to_owned(),
+                    AbortCode::Grpc(status) => format!("gRPC status {status}"),
                 },
             },
             Outcome::Refuse(refusal) => {
@@ -184,4 +262,16 @@ impl<A: Attach> RouteTable<A> {
             }
         }
     }
+}
+
+/// Names alone: values hold credentials.
+fn header_notes(edits: &HeaderEdits) -> Vec<String> {
+    let side = |side: &str, edits: &Option<Edits>| {
+        let note = |what: &str, name: &HeaderName| format!("{what} {side} {name}");
+        let Some(edits) = edits else { return Vec::new() };
+        let removed = edits.remove.iter().map(|name| note("remove", name));
+        let set = edits.set.iter().map(|(name, _)| note("set", name));
+        removed.chain(set).chain(edits.add.iter().map(|(name, _)| note("add", name))).collect()
+    };
+    [side("request", &edits.request), side("response", &edits.response)].concat()
 }

@@ -20,6 +20,8 @@ pub struct RequestHead<'a> {
     pub method: &'a str,
     /// The path without the query, as sent: nothing decoded, nothing normalised.
     pub path: &'a str,
+    /// What follows the first question mark, as sent; empty when there is none.
+    pub query: &'a str,
     /// `Host` or `:authority`; empty when there is none. A rule on `Host` sees it when the field is absent.
     pub authority: &'a str,
     /// The header fields.

@@ -3,15 +3,21 @@
 
 use std::borrow::Cow;
 
+use control_api::{Answer, Draw};
+
 use crate::backend::Attach;
+use crate::circumstances::Circumstances;
 use crate::decision::{ActionRuleRef, BackendRef, Decision, Faults, Outcome, Refusal, Rewrite, RouteRuleRef};
 use crate::decision::{RETRIES_DEFAULT, ServiceIndex, TIMEOUT_DEFAULT};
+use crate::explain::AddressedBy;
 use crate::fault::ActionRule;
 use crate::head::{RequestHead, first_segment};
-use crate::matching::Values;
+use crate::key;
+use crate::matching::{Miss, Values};
 use crate::recorder::{Recorder, Silent};
-use crate::seed::{Purpose, Seed};
-use crate::service::{RouteRule, Service};
+use crate::redirect;
+use crate::seed::{Purpose, Seed, mix};
+use crate::service::Service;
 use crate::table::RouteTable;
 
 impl<A: Attach> RouteTable<A> {
@@ -19,11 +25,11 @@ impl<A: Attach> RouteTable<A> {
     ///
     /// Total: a request that fits nothing gets a named refusal. Does not allocate once the expressions of
     /// the rules it meets have been run by this thread on such values, unless a header occurs several times.
-    pub fn decide(&self, head: &RequestHead<'_>, seed: Seed) -> Decision {
-        self.judge(head, seed, &mut Silent)
+    pub fn decide(&self, head: &RequestHead<'_>, seed: Seed, now: &impl Circumstances) -> Decision {
+        self.judge(head, seed, now, &mut Silent)
     }
 
-    /// The path for the instance: without the service's segment, or as the rule's `uri` says; otherwise
+    /// The path for the instance: without the service's segment, or as the rule's `uri` or `edge` says; otherwise
     /// nothing is normalised. `path` is the one that was decided about, without the query.
     pub fn upstream_path<'p>(&self, decision: &Decision, path: &'p str) -> Cow<'p, str> {
         match decision.rewrite {
@@ -39,25 +45,59 @@ impl<A: Attach> RouteTable<A> {
         }
     }
 
-    pub(crate) fn judge<R: Recorder>(&self, head: &RequestHead<'_>, seed: Seed, notes: &mut R) -> Decision {
-        if let Some(at) = self.captured(head, notes) {
-            let choice = Choice::of_rule(self.route(at), Rewrite::Uri(at), seed, notes);
+    /// Where a redirect leads, when the decision is one: a whole address as far as the rule or the request
+    /// knows it. `head` is the one that was decided about.
+    pub fn location(&self, decision: &Decision, head: &RequestHead<'_>) -> Option<String> {
+        let Outcome::Answer(rule) = decision.outcome else { return None };
+        let Answer::Redirect(redirect) = self.route(rule).answer()? else { return None };
+        let rest = match decision.rewrite {
+            Rewrite::Keep => head.path,
+            Rewrite::Strip => first_segment(head.path).map_or("", |(_, rest)| rest),
+            Rewrite::Uri(rule) => {
+                self.route(rule).capture.as_ref().map_or(head.path, |capture| capture.rest(head.path))
+            }
+        };
+        Some(redirect::location(redirect, rest, head))
+    }
+
+    pub(crate) fn judge<R: Recorder>(
+        &self,
+        head: &RequestHead<'_>,
+        seed: Seed,
+        now: &impl Circumstances,
+        notes: &mut R,
+    ) -> Decision {
+        let captured = self.captured(head, notes);
+        if let Some(at) = captured.filter(|at| !self.route(*at).names_only()) {
+            let choice = self.choice(at, Rewrite::Uri(at), head, seed, now, notes);
             let mut values = Values::new(head, &self.service(at.service).fields);
-            return self.go(at.service, choice, &mut values, seed, notes);
+            return self.go(at.service, choice, &mut values, seed, now, notes);
         }
-        let Some(at) = self.named(head.path) else { return Decision::refuse(None, Refusal::UnknownService) };
+        let edge = captured.map(|rule| (rule.service, Rewrite::Uri(rule), AddressedBy::Edge));
+        let host = || Some((self.named_by_host(head.authority)?, Rewrite::Keep, AddressedBy::Host));
+        let segment = || Some((self.named(head.path)?, Rewrite::Strip, AddressedBy::Segment));
+        let Some((at, rewrite, by)) = edge.or_else(host).or_else(segment) else {
+            return Decision::refuse(None, Refusal::UnknownService);
+        };
         let service = self.service(at);
         let mut values = Values::new(head, &service.fields);
-        notes.named(&service.routes, &service.silenced);
+        notes.named(by, &service.routes, &service.silenced);
         let choice = if service.is_ruled {
-            let Some(route) = first_route(service, &mut values, notes) else {
+            let Some(place) = first_route(service, &mut values, notes) else {
                 return Decision::refuse(Some(at), Refusal::NoRoute);
             };
-            Choice::of_rule(route, Rewrite::Strip, seed, notes)
+            self.choice(RouteRuleRef { service: at, place }, rewrite, head, seed, now, notes)
         } else {
-            Choice { place: 0, timeout: TIMEOUT_DEFAULT, retries: RETRIES_DEFAULT, rewrite: Rewrite::Strip }
+            Choice {
+                route: None,
+                place: Some(0),
+                timeout: TIMEOUT_DEFAULT,
+                retries: RETRIES_DEFAULT,
+                rewrite,
+                limit_key: None,
+            }
         };
-        self.go(at, choice, &mut values, seed, notes)
+        self.go(at, choice, &mut values, seed, now, notes)
     }
 
     /// The first rule in overall precedence that captures the request by its path.
@@ -74,9 +114,48 @@ impl<A: Attach> RouteTable<A> {
     fn holds<R: Recorder>(&self, at: RouteRuleRef, head: &RequestHead<'_>, notes: &mut R) -> bool {
         let route = self.route(at);
         let mut values = Values::new(head, &self.service(at.service).fields);
-        let found = route.matcher.holds(&mut values);
+        let fits = route.capture.as_ref().is_none_or(|capture| capture.fits(head));
+        let found = if fits { route.matcher.holds(&mut values) } else { Err(Miss::Edge) };
         notes.captures(&route.rule, found);
         found.is_ok()
+    }
+
+    /// What a route rule chooses for the request.
+    fn choice<R: Recorder>(
+        &self,
+        at: RouteRuleRef,
+        rewrite: Rewrite,
+        head: &RequestHead<'_>,
+        seed: Seed,
+        now: &impl Circumstances,
+        notes: &mut R,
+    ) -> Choice {
+        let (service, route) = (self.service(at.service), self.route(at));
+        let place = route.answer().is_none().then(|| {
+            let hash = route.sticky().map(|key| (key, key::hashed(key, head, || now.client())));
+            if let Some((key, hash)) = hash {
+                notes.sticky(key, hash.is_some());
+            }
+            if let Some((_, Some(hash))) = hash {
+                let backends = &service.backends[route.first as usize..];
+                return route.first + route.split.keep(hash, backends.iter().map(|backend| backend.key));
+            }
+            let draw = seed.draw(Purpose::Split, route.key);
+            notes.split(draw);
+            route.first + route.split.choose(draw)
+        });
+        let limit_key = route.rate_limit().and_then(|limit| limit.key.as_ref());
+        let limit_key = limit_key.and_then(|key| key::hashed(key, head, || now.client()));
+        Choice { route: Some(at), place, timeout: route.timeout, retries: route.retries, rewrite, limit_key }
+    }
+
+    /// Who gets a copy of a request that is sent.
+    fn mirror(&self, route: RouteRuleRef, seed: Seed) -> Option<BackendRef> {
+        let rule = self.route(route);
+        let (mirror, place) = rule.mirror()?;
+        let at = BackendRef { service: route.service, place };
+        let chosen = mirror.share.contains(seed.draw(Purpose::Mirror, rule.key));
+        (chosen && !self.backend(at).endpoints.is_empty()).then_some(at)
     }
 
     /// From the chosen backend on: instances first, so that a fault never hides that there are none.
@@ -86,62 +165,74 @@ impl<A: Attach> RouteTable<A> {
         choice: Choice,
         values: &mut Values<'_>,
         seed: Seed,
+        now: &impl Circumstances,
         notes: &mut R,
     ) -> Decision {
         let service = self.service(at);
-        let Choice { place, timeout, retries, rewrite } = choice;
-        let reference = BackendRef { service: at, place };
-        let backend = self.backend(reference);
-        let faults = Faults::default();
+        let Choice { route, place, timeout, retries, rewrite, limit_key } = choice;
+        let reference = place.map(|place| BackendRef { service: at, place });
+        let backend = reference.map(|reference| self.backend(reference));
+        let hash_on = backend.and_then(|backend| Some((backend.hash_on.as_ref()?, backend.key)));
+        let affinity = hash_on.and_then(|(on, own)| {
+            let hash = key::hashed(on, values.head(), || now.client())?;
+            Some(Draw::from_bits(mix(hash ^ own)))
+        });
         let decision = |outcome, faults| Decision {
             service: Some(at),
-            backend: Some(reference),
+            route,
+            backend: reference,
             outcome,
             faults,
             timeout,
             retries,
             rewrite,
+            affinity,
+            limit_key,
+            mirror: route
+                .filter(|_| matches!(outcome, Outcome::Forward(_)))
+                .and_then(|route| self.mirror(route, seed)),
         };
-        if backend.endpoints.is_empty() {
-            return decision(Outcome::Refuse(Refusal::NoInstances), faults);
+        if backend.is_some_and(|backend| backend.endpoints.is_empty()) {
+            return decision(Outcome::Refuse(Refusal::NoInstances), Faults::default());
         }
+        let goal = match (reference, route) {
+            (Some(reference), _) => Outcome::Forward(reference),
+            (None, Some(route)) => Outcome::Answer(route),
+            (None, None) => Outcome::Refuse(Refusal::NoRoute),
+        };
         notes.actions(&service.silenced);
         let Some((place, rule)) = first_actions(service, values, notes) else {
-            return decision(Outcome::Forward(reference), faults);
+            return decision(goal, Faults::default());
         };
-        let (faults, abort) = rule.run(ActionRuleRef { service: at, place }, &backend.tags, seed, notes);
-        let outcome = abort.map_or(Outcome::Forward(reference), |code| Outcome::Abort(reference, code));
-        decision(outcome, faults)
+        let tags = backend.map(|backend| backend.tags.as_slice()).unwrap_or_default();
+        let (faults, abort) = rule.run(ActionRuleRef { service: at, place }, tags, seed, now, notes);
+        decision(abort.map_or(goal, Outcome::Abort), faults)
     }
 }
 
 /// What the route decides.
 struct Choice {
-    place: u32,
+    route: Option<RouteRuleRef>,
+    /// The backend; `None` for a route that answers by itself.
+    place: Option<u32>,
     timeout: std::time::Duration,
     retries: u32,
     rewrite: Rewrite,
+    limit_key: Option<u64>,
 }
 
-impl Choice {
-    fn of_rule<R: Recorder>(route: &RouteRule, rewrite: Rewrite, seed: Seed, notes: &mut R) -> Self {
-        let draw = seed.draw(Purpose::Split, route.key);
-        notes.split(draw);
-        let place = route.first + route.split.choose(draw);
-        Self { place, timeout: route.timeout, retries: route.retries, rewrite }
-    }
-}
-
-fn first_route<'t, A: Attach, R: Recorder>(
-    service: &'t Service<A>,
+fn first_route<A: Attach, R: Recorder>(
+    service: &Service<A>,
     values: &mut Values<'_>,
     notes: &mut R,
-) -> Option<&'t RouteRule> {
-    service.routes.iter().filter(|route| route.capture.is_none()).find(|route| {
+) -> Option<u32> {
+    let mut plain = (0..).zip(&service.routes).filter(|(_, route)| route.capture.is_none());
+    let found = plain.find(|(_, route)| {
         let found = route.matcher.holds(values);
         notes.route(&route.rule, found);
         found.is_ok()
-    })
+    });
+    found.map(|(place, _)| place)
 }
 
 fn first_actions<'t, A: Attach, R: Recorder>(

@@ -6,18 +6,25 @@
 mod address;
 mod backend;
 mod bigrams;
+mod bucket;
+mod budget;
 mod changes;
+mod circumstances;
 mod decision;
 mod explain;
 mod fault;
 mod head;
+mod key;
 mod law;
+mod length;
 mod matching;
 mod narrate;
 mod notes;
 mod pattern;
 mod pick;
 mod recorder;
+mod redirect;
+mod ring;
 mod seed;
 mod service;
 mod split;
@@ -27,6 +34,9 @@ mod verdict;
 
 pub use address::Address;
 pub use backend::{Attach, Backend, BackendSpec, Endpoint, Endpoints};
+pub use bucket::{Bucket, KEYS_MAX, Level, Limiter};
+pub use budget::{RETRIES_PER_S_MIN, RetryBudget};
+pub use circumstances::{At, Circumstances, LimitedFault};
 pub use decision::{
     ActionRuleRef, BackendRef, Decision, Faults, Fired, Outcome, RETRIES_DEFAULT, Refusal, Rewrite,
     RouteRuleRef, ServiceIndex, TIMEOUT_DEFAULT,
@@ -34,8 +44,10 @@ pub use decision::{
 pub use explain::{ActionNote, AddressedBy, BackendNote, End, Explanation, InstanceNote, RuleNote};
 pub use fault::ActionRule;
 pub use head::{Headers, RequestHead, separator};
+pub use length::DELAY_MAX;
 pub use pick::{Load, pick};
-pub use seed::{Purpose, Seed, rule_key};
-pub use service::Service;
+pub use ring::RING_POINTS_MAX;
+pub use seed::{Half, Purpose, Seed, rule_key};
+pub use service::{RouteRule, Service};
 pub use table::RouteTable;
-pub use verdict::{BACKOFF_BASE, BACKOFF_MAX, Budget, Failure, Verdict, verdict};
+pub use verdict::{BACKOFF_BASE, BACKOFF_MAX, Budget, Failure, Verdict, verdict, verdict_of};

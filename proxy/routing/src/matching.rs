@@ -1,18 +1,19 @@
-//! A rule's `match`, compiled for one identity: who calls is decided here once, headers per request
+//! A rule's `match`, compiled for one identity: who calls is decided here once, everything else per request
 //! (spec 2.2). Rules that can never hold for this proxy do not come out of it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{Clause, HeaderMatch, Identity, Match, Source};
+use control_api::{Clause, HeaderMatch, HeaderPattern, Identity, Match, OneOrMany, PathTest, QueryMatch};
+use control_api::{Source, TagTest};
 use http::header::{HOST, HeaderName};
 
 use crate::bigrams::Bigrams;
 use crate::head::RequestHead;
 use crate::pattern::{Pattern, Patterns};
 
-/// What is left to ask of a request: `every header of all, one element of any, no element of none`.
+/// What is left to ask of a request: `every test of all, one element of any, no element of none`.
 pub(crate) struct Matcher {
     all: Conjunction,
     /// Empty: nothing is asked.
@@ -20,14 +21,33 @@ pub(crate) struct Matcher {
     none: Box<[Conjunction]>,
 }
 
-type Conjunction = Box<[HeaderTest]>;
+/// Everything that must be so. Headers are apart: nearly all rules ask for them alone, and many rules are looked
+/// through for one request.
+#[derive(Default)]
+pub(crate) struct Conjunction {
+    headers: Box<[HeaderTest]>,
+    others: Box<[Test]>,
+}
+
+/// One thing that must be so beside headers.
+pub(crate) enum Test {
+    Method(OneOrMany<String>),
+    Path(PathTest, Option<Arc<Pattern>>),
+    Authority(Asked),
+    Query(Box<str>, Asked),
+}
+
+/// A pattern, ready and as written.
+pub(crate) struct Asked {
+    pattern: Arc<Pattern>,
+    text: Box<str>,
+}
 
 /// One header that must match.
 pub(crate) struct HeaderTest {
     field: usize,
     written: Box<str>,
-    pattern: Arc<Pattern>,
-    text: Box<str>,
+    asked: Asked,
 }
 
 /// Why a rule does not apply to a request.
@@ -35,10 +55,14 @@ pub(crate) struct HeaderTest {
 pub(crate) enum Miss<'t> {
     /// This header is absent, or does not match.
     Header(&'t HeaderTest, Found),
+    /// This is absent, or does not match.
+    Test(&'t Test, Found),
+    /// Its edge is another host, or another place below it.
+    Edge,
     /// No element of `any` holds.
     Any,
     /// An element of `none` holds: this one, counted from 0 among those that could.
-    None(&'t [HeaderTest]),
+    None(&'t Conjunction),
 }
 
 /// Why a rule can never apply on this proxy.
@@ -52,7 +76,7 @@ pub(crate) enum Elsewhere {
     None,
 }
 
-/// What was found of a header.
+/// What was found of what a test looks at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     Absent,
@@ -73,7 +97,12 @@ impl Matcher {
             return Err(Elsewhere::Source);
         }
         let mut tests = |clauses: &mut dyn Iterator<Item = &Clause>| -> Conjunction {
-            clauses.flat_map(|clause| &clause.headers).map(|header| fields.test(header, patterns)).collect()
+            let (mut headers, mut others) = (Vec::new(), Vec::new());
+            for clause in clauses {
+                headers.extend(clause.headers.iter().map(|header| fields.test(header, patterns)));
+                others.extend(Test::of(clause, patterns));
+            }
+            Conjunction { headers: headers.into(), others: others.into() }
         };
         let all = tests(&mut every());
         let mut each = |clauses: &[Clause]| -> Box<[Conjunction]> {
@@ -83,7 +112,7 @@ impl Matcher {
         if any.is_empty() && !matching.any.is_empty() {
             return Err(Elsewhere::Any);
         }
-        // An element without headers is true as soon as its source is us.
+        // An element that asks nothing else is true as soon as its source is us.
         if none.iter().any(|element| element.is_empty()) {
             return Err(Elsewhere::None);
         }
@@ -92,8 +121,14 @@ impl Matcher {
 
     /// Whether the request fits; otherwise the first thing that it fails.
     pub(crate) fn holds(&self, values: &mut Values<'_>) -> Result<(), Miss<'_>> {
-        for test in &self.all {
+        for test in &self.all.others {
             match values.find(test) {
+                Found::Matches => {}
+                found => return Err(Miss::Test(test, found)),
+            }
+        }
+        for test in &self.all.headers {
+            match values.field(test) {
                 Found::Matches => {}
                 found => return Err(Miss::Header(test, found)),
             }
@@ -108,19 +143,92 @@ impl Matcher {
     }
 }
 
+impl Test {
+    /// The tests of a clause, those first that cost least.
+    fn of(clause: &Clause, patterns: &Patterns) -> Vec<Self> {
+        let path = |path: &PathTest| {
+            let pattern = match path {
+                PathTest::Regex(pattern) => Some(patterns.intern(pattern)),
+                PathTest::Exact(_) | PathTest::Prefix(_) => None,
+            };
+            Self::Path(path.clone(), pattern)
+        };
+        let query =
+            |test: &QueryMatch| Self::Query(test.name.as_str().into(), Asked::of(&test.pattern, patterns));
+        let mut tests: Vec<_> = clause.method.clone().map(Self::Method).into_iter().collect();
+        tests.extend(clause.path.as_ref().map(path));
+        tests.extend(clause.authority.as_ref().map(|pattern| Self::Authority(Asked::of(pattern, patterns))));
+        tests.extend(clause.query.iter().map(query));
+        tests
+    }
+
+    /// What it looks at and what it wants of it.
+    pub(crate) fn subject(&self) -> (String, String) {
+        let (subject, wanted): (_, &str) = match self {
+            Self::Method(methods) => return ("the method".to_owned(), methods.as_slice().join(" or ")),
+            Self::Path(test, _) => match test {
+                PathTest::Exact(path) => return ("the path".to_owned(), path.clone()),
+                PathTest::Prefix(prefix) => return ("the path".to_owned(), format!("{prefix}..")),
+                PathTest::Regex(pattern) => ("the path".to_owned(), pattern.as_str()),
+            },
+            Self::Authority(asked) => ("the authority".to_owned(), &asked.text),
+            Self::Query(name, asked) => (format!("parameter {name}"), &asked.text),
+        };
+        (subject, wanted.to_owned())
+    }
+}
+
+impl Conjunction {
+    fn is_empty(&self) -> bool {
+        self.headers.is_empty() && self.others.is_empty()
+    }
+
+    /// What is looked at and what is wanted of it, in the words of an explanation.
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = (String, String)> {
+        let headers = self.headers.iter().map(|test| (test.name().to_owned(), test.pattern().to_owned()));
+        self.others.iter().map(Test::subject).chain(headers)
+    }
+}
+
 impl HeaderTest {
     pub(crate) fn name(&self) -> &str {
         &self.written
     }
 
     pub(crate) fn pattern(&self) -> &str {
-        &self.text
+        &self.asked.text
+    }
+}
+
+impl Asked {
+    fn of(pattern: &HeaderPattern, patterns: &Patterns) -> Self {
+        Self { pattern: patterns.intern(pattern), text: pattern.as_str().into() }
+    }
+
+    fn is_met(&self, value: &str) -> bool {
+        self.pattern.matches(value.as_bytes(), None)
     }
 }
 
 fn is_source(identity: &Identity, source: &Source) -> bool {
-    identity.service.as_ref() == Some(&source.name)
-        && source.tags.iter().all(|tag| identity.tags.contains(tag))
+    let carries =
+        |tag: &String| TagTest::new(tag).expect("a Source has checked its tags").is_held(&identity.tags);
+    identity.service.as_ref() == Some(&source.name) && source.tags.iter().all(carries)
+}
+
+/// Whether one of the parameters of this name has a value that matches. Nothing is decoded.
+fn parameter(query: &str, name: &str, asked: &Asked) -> Found {
+    let mut found = Found::Absent;
+    for pair in query.split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if key == name {
+            if asked.is_met(value) {
+                return Found::Matches;
+            }
+            found = Found::Differs;
+        }
+    }
+    found
 }
 
 /// The header fields that the rules of one service ask for.
@@ -152,8 +260,7 @@ impl Fields {
         HeaderTest {
             field: place,
             written: header.written.as_str().into(),
-            pattern: patterns.intern(&header.pattern),
-            text: header.pattern.as_str().into(),
+            asked: Asked::of(&header.pattern, patterns),
         }
     }
 
@@ -184,11 +291,35 @@ impl<'r> Values<'r> {
         Self { head, fields, slots: [const { Slot::Unread }; FIELDS_REMEMBERED] }
     }
 
-    fn fit(&mut self, element: &[HeaderTest]) -> bool {
-        element.iter().all(|test| self.find(test) == Found::Matches)
+    pub(crate) fn head(&self) -> &'r RequestHead<'r> {
+        self.head
     }
 
-    fn find(&mut self, test: &HeaderTest) -> Found {
+    fn fit(&mut self, element: &Conjunction) -> bool {
+        element.others.iter().all(|test| self.find(test) == Found::Matches)
+            && element.headers.iter().all(|test| self.field(test) == Found::Matches)
+    }
+
+    fn find(&self, test: &Test) -> Found {
+        let head = self.head;
+        let holds = match test {
+            Test::Query(name, asked) => return parameter(head.query, name, asked),
+            Test::Authority(_) if head.authority.is_empty() => return Found::Absent,
+            Test::Authority(asked) => asked.is_met(head.authority),
+            Test::Method(methods) => methods.as_slice().iter().any(|method| method == head.method),
+            Test::Path(test, pattern) => match (test, pattern) {
+                (PathTest::Exact(path), _) => path == head.path,
+                (PathTest::Prefix(prefix), _) => head.path.starts_with(prefix.as_str()),
+                (PathTest::Regex(_), pattern) => {
+                    pattern.as_ref().is_some_and(|pattern| pattern.matches(head.path.as_bytes(), None))
+                }
+            },
+        };
+        if holds { Found::Matches } else { Found::Differs }
+    }
+
+    #[inline]
+    fn field(&mut self, test: &HeaderTest) -> Found {
         let field = &self.fields.list[test.field];
         let fresh;
         let slot = match self.slots.get_mut(test.field) {
@@ -205,8 +336,8 @@ impl<'r> Values<'r> {
         };
         let matches = match slot {
             Slot::Unread | Slot::Absent => return Found::Absent,
-            Slot::Plain(value) => test.pattern.matches(value, None),
-            Slot::Collected(value, grams) => test.pattern.matches(value, Some(grams)),
+            Slot::Plain(value) => test.asked.pattern.matches(value, None),
+            Slot::Collected(value, grams) => test.asked.pattern.matches(value, Some(grams)),
         };
         if matches { Found::Matches } else { Found::Differs }
     }

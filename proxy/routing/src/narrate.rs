@@ -9,14 +9,19 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.service, self.addressed_by) {
             (Some(service), Some(AddressedBy::Uri)) => writeln!(f, "service {service}, captured by uri")?,
+            (Some(service), Some(AddressedBy::Edge)) => writeln!(f, "service {service}, named by edge")?,
+            (Some(service), Some(AddressedBy::Host)) => writeln!(f, "service {service}, named by host")?,
             (Some(service), _) => writeln!(f, "service {service}")?,
             (None, _) => writeln!(f, "no service")?,
         }
         self.rules.iter().try_for_each(|rule| self.rule(f, "rule", rule))?;
+        self.sticky.iter().try_for_each(|key| writeln!(f, "sticky by {key}"))?;
         if let Some(draw) = self.draw.filter(|_| self.backends.len() > 1) {
             writeln!(f, "draw {draw:.4}")?;
         }
         self.backends.iter().try_for_each(|backend| writeln!(f, "{backend}"))?;
+        self.policies.iter().try_for_each(|policy| writeln!(f, "{policy}"))?;
+        self.headers.iter().try_for_each(|edit| writeln!(f, "header {edit}"))?;
         if let Some(lb) = self.lb_type.filter(|_| !self.instances.is_empty()) {
             let places =
                 self.instances.iter().map(|instance| format!("{} {}", instance.id, instance.address));
@@ -69,10 +74,11 @@ impl fmt::Display for End {
             Self::Forward { dst, delay, timeout, retries, path } => {
                 write!(f, "forward {path} to {dst}{}, timeout {timeout}s, retries {retries}", after(*delay))
             }
-            Self::Abort { dst, delay, code } if *code < 0 => {
-                write!(f, "abort for {dst}{}: close the connection ({code})", after(*delay))
+            Self::Abort { dst, delay, how, .. } => write!(f, "abort for {dst}{}: {how}", after(*delay)),
+            Self::Answer { status, delay, location } => {
+                write!(f, "answer{}: status {status}", after(*delay))?;
+                location.as_ref().map_or(Ok(()), |location| write!(f, " location {location}"))
             }
-            Self::Abort { dst, delay, code } => write!(f, "abort for {dst}{}: status {code}", after(*delay)),
             Self::Refuse { status, error } => write!(f, "refuse: {status} {error}"),
         }
     }

@@ -1,7 +1,7 @@
 //! The recorder behind an explanation: what the law tells, kept in owned form and put in order. It judges
 //! nothing.
 
-use control_api::{AbortCode, Action, Draw, PathMatch, Rule, RuleId};
+use control_api::{AbortCode, Action, Draw, Key, Length, PathMatch, Rule, RuleId};
 
 use crate::explain::{ActionNote, AddressedBy, RuleNote};
 use crate::fault::Fate;
@@ -14,11 +14,14 @@ use crate::service::{RouteRule, Silenced};
 pub(crate) struct Notes {
     /// Rules that capture by path, as far as their condition held.
     pub(crate) captures: Vec<Noted>,
-    /// Rules of the service that the first segment names.
+    /// Rules of the service that is named.
     pub(crate) rules: Vec<Noted>,
-    is_named: bool,
+    /// What named it; `None` when a rule captured the request.
+    pub(crate) named: Option<AddressedBy>,
     /// What the backend was drawn with.
     pub(crate) draw: Option<Draw>,
+    /// What kept the backend.
+    pub(crate) sticky: Option<String>,
     pub(crate) action_rules: Vec<Noted>,
     pub(crate) actions: Vec<ActionNote>,
 }
@@ -35,8 +38,8 @@ impl Recorder for Notes {
         self.captures.push(Noted::asked(rule, found));
     }
 
-    fn named(&mut self, routes: &[RouteRule], silenced: &[Silenced]) {
-        self.is_named = true;
+    fn named(&mut self, by: AddressedBy, routes: &[RouteRule], silenced: &[Silenced]) {
+        self.named = Some(by);
         let captured = |rule: &Rule| self.captures.iter().any(|noted| noted.id == rule.id);
         let paths = routes.iter().filter(|route| !captured(&route.rule)).filter_map(|route| {
             let why = match route.capture.as_ref()?.condition() {
@@ -51,6 +54,11 @@ impl Recorder for Notes {
 
     fn route(&mut self, rule: &Rule, found: Result<(), Miss<'_>>) {
         self.rules.push(Noted::asked(rule, found));
+    }
+
+    fn sticky(&mut self, key: &Key, found: bool) {
+        let absent = if found { "" } else { ", which is absent" };
+        self.sticky = Some(format!("{}{absent}", key.describe()));
     }
 
     fn split(&mut self, draw: Draw) {
@@ -72,23 +80,15 @@ impl Recorder for Notes {
             Fate::Spared(draw) => (Some(draw), Some("its draw is outside its share")),
             Fate::OtherTags => (None, Some("the chosen backend does not carry its tags")),
             Fate::AfterAbort => (None, Some("an abort came before it")),
+            Fate::Disabled => (None, Some("the faults of the namespace are disabled")),
+            Fate::Over(draw) => (Some(draw), Some("its time is over")),
+            Fate::Full(draw) => (Some(draw), Some("as many as may meet it have met it")),
             Fate::Beyond => (None, Some("it stands beyond the 64 actions of a rule that run")),
         };
-        let probability = match action {
-            Action::Delay { probability, .. } | Action::Abort { probability, .. } => {
-                Some(probability.fraction())
-            }
-            Action::Trace { .. } => None,
-        };
+        let probability = action.chance().map(|chance| chance.probability.fraction());
         let fired = matches!(fate, Fate::Fired(_));
         let draw = draw.map(Draw::get);
         self.actions.push(ActionNote { action: described(action), probability, draw, fired, why });
-    }
-}
-
-impl Notes {
-    pub(crate) fn addressed_by(&self) -> AddressedBy {
-        if self.is_named { AddressedBy::Segment } else { AddressedBy::Uri }
     }
 }
 
@@ -108,9 +108,15 @@ impl Noted {
         let why = found.err().map(|miss| match miss {
             Miss::Header(test, Found::Absent) => format!("header {} is absent", test.name()),
             Miss::Header(test, _) => format!("header {} does not match {}", test.name(), test.pattern()),
+            Miss::Test(test, Found::Absent) => format!("{} is absent", test.subject().0),
+            Miss::Test(test, _) => {
+                let (subject, wanted) = test.subject();
+                format!("{subject} does not match {wanted}")
+            }
+            Miss::Edge => "its edge is elsewhere".to_owned(),
             Miss::Any => "no element of any holds".to_owned(),
             Miss::None(element) => {
-                let tests = element.iter().map(|test| format!("{} matches {}", test.name(), test.pattern()));
+                let tests = element.subjects().map(|(subject, wanted)| format!("{subject} matches {wanted}"));
                 format!("an element of none holds: {}", tests.collect::<Vec<_>>().join(", "))
             }
         });
@@ -135,10 +141,22 @@ pub(crate) fn in_order(mut notes: Vec<Noted>) -> Vec<RuleNote> {
 }
 
 fn described(action: &Action) -> String {
+    let s = |time: &std::time::Duration| time.as_secs_f64();
     match action {
-        Action::Delay { duration, .. } => format!("delay {}s", duration.as_secs_f64()),
-        Action::Abort { code: AbortCode::Status(status), .. } => format!("abort {status}"),
-        Action::Abort { code: AbortCode::Close(code), .. } => format!("abort {code}"),
+        Action::Delay { length, .. } => match length {
+            Length::Fixed(duration) => format!("delay {}s", s(duration)),
+            Length::Uniform { min, max } => format!("delay uniform {}s to {}s", s(min), s(max)),
+            Length::Normal { mean, stddev } => format!("delay normal {}s +- {}s", s(mean), s(stddev)),
+            Length::Exponential { mean } => format!("delay exponential {}s", s(mean)),
+        },
+        Action::Abort { code, .. } => match code {
+            AbortCode::Status(status) => format!("abort {status}"),
+            AbortCode::Close(code) => format!("abort {code}"),
+            AbortCode::Reset => "abort reset".to_owned(),
+            AbortCode::Grpc(status) => format!("abort grpc {status}"),
+        },
+        Action::Bandwidth { bytes_per_s, .. } => format!("bandwidth {bytes_per_s} bytes/s"),
+        Action::Truncate { after_bytes, .. } => format!("truncate after {after_bytes} bytes"),
         Action::Trace { log_key, log_value, .. } => format!("trace {log_key}={log_value}"),
     }
 }

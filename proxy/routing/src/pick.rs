@@ -2,10 +2,12 @@
 //! draw, the state of the endpoints through [`Load`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_api::{Draw, LbType};
 
 use crate::backend::{Attach, Backend, Endpoint};
+use crate::ring::Ring;
 use crate::seed::mix;
 
 /// What is known of endpoints right now.
@@ -14,12 +16,21 @@ pub trait Load<E> {
     fn active(&self, endpoint: &E) -> u32;
     /// Whether it takes requests: not ejected, resolved.
     fn usable(&self, endpoint: &E) -> bool;
+    /// How long its answers take lately; zero when that is not known.
+    fn latency(&self, _endpoint: &E) -> Duration {
+        Duration::ZERO
+    }
+    /// How long ago it came up; `None` when it was always there.
+    fn age(&self, _endpoint: &E) -> Option<Duration> {
+        None
+    }
 }
 
 /// Chooses an endpoint, as an index into `backend.endpoints`; `None` only when there are none.
 ///
 /// Never one of `tried` while another remains, a usable one first; an unusable one rather than nothing.
-/// `ticket` counts the backend's attempts and decides in `round_robin`; `draw` decides otherwise.
+/// `ticket` counts the backend's attempts and decides in `round_robin`; `draw` decides otherwise, and should be
+/// [`Decision::pick_draw`](crate::Decision::pick_draw)'s.
 pub fn pick<A: Attach>(
     backend: &Backend<A>,
     load: &impl Load<A::Endpoint>,
@@ -29,12 +40,21 @@ pub fn pick<A: Attach>(
 ) -> Option<usize> {
     let field = Field { endpoints: &backend.endpoints, load, tried };
     let ranks = [Rank::Good, Rank::Untried, Rank::Usable, Rank::Any];
-    ranks.into_iter().find_map(|rank| match backend.lb {
-        LbType::RoundRobin => field.in_turn(rank, ticket),
-        LbType::Random => field.any(rank, draw),
-        LbType::LeastRequest => field.less_busy(rank, draw),
+    ranks.into_iter().find_map(|rank| {
+        let picked = match backend.lb {
+            LbType::RoundRobin => field.in_turn(rank, ticket),
+            LbType::Random => field.any(rank, draw),
+            LbType::LeastRequest => field.less_busy(rank, draw, |index| field.active(index)),
+            LbType::P2cEwma => field.less_busy(rank, draw, |index| field.expected(index)),
+            LbType::RingHash => field.on_ring(rank, backend.ring.as_ref()?, draw),
+        };
+        let window = backend.slow_start;
+        picked.map(|picked| window.map_or(picked, |window| field.spared(rank, picked, window, draw)))
     })
 }
+
+/// The least part of its share that an endpoint gets during its slow start.
+const SLOW_START_MIN: f64 = 0.1;
 
 /// Who may be chosen, from the best to the last resort.
 #[derive(Clone, Copy)]
@@ -88,7 +108,34 @@ impl<A: Attach, L: Load<A::Endpoint>> Field<'_, A, L> {
         (count > 0).then(|| self.nth(rank, again(draw).index(count)))?
     }
 
-    fn less_busy(&self, rank: Rank, draw: Draw) -> Option<usize> {
+    /// The first from the place of the draw on.
+    fn on_ring(&self, rank: Rank, ring: &Ring, draw: Draw) -> Option<usize> {
+        // The 53 bits of a draw at the top of 64.
+        let place = (draw.get() * (1_u64 << 53) as f64) as u64;
+        ring.from(place << 11).find(|index| self.is(rank, *index))
+    }
+
+    /// Somebody else, the likelier the younger the one picked is.
+    fn spared(&self, rank: Rank, picked: usize, window: Duration, draw: Draw) -> usize {
+        let Some(age) = self.load.age(&self.endpoints[picked].live).filter(|age| *age < window) else {
+            return picked;
+        };
+        let part = (age.as_secs_f64() / window.as_secs_f64()).max(SLOW_START_MIN);
+        let luck = again(again(draw));
+        if luck.get() < part { picked } else { self.any(rank, again(luck)).unwrap_or(picked) }
+    }
+
+    fn active(&self, index: usize) -> u128 {
+        self.load.active(&self.endpoints[index].live).into()
+    }
+
+    /// How long a request would take there: that of one, as often as it would stand in line.
+    fn expected(&self, index: usize) -> u128 {
+        (self.load.latency(&self.endpoints[index].live).as_micros() + 1) * (self.active(index) + 1)
+    }
+
+    fn less_busy(&self, rank: Rank, draw: Draw, cost: impl Fn(usize) -> u128) -> Option<usize> {
+        let better = |first, second| if cost(second) < cost(first) { second } else { first };
         let all = self.endpoints.len();
         let (first, second) = match all {
             0 => return None,
@@ -96,19 +143,14 @@ impl<A: Attach, L: Load<A::Endpoint>> Field<'_, A, L> {
             _ => two_of(all, draw),
         };
         if self.is(rank, first) && self.is(rank, second) {
-            return Some(self.less_busy_of(first, second));
+            return Some(better(first, second));
         }
         let (first, second) = match self.count(rank) {
             0 => return None,
             1 => (0, 0),
             count => two_of(count, again(draw)),
         };
-        Some(self.less_busy_of(self.nth(rank, first)?, self.nth(rank, second)?))
-    }
-
-    fn less_busy_of(&self, first: usize, second: usize) -> usize {
-        let active = |index: usize| self.load.active(&self.endpoints[index].live);
-        if active(second) < active(first) { second } else { first }
+        Some(better(self.nth(rank, first)?, self.nth(rank, second)?))
     }
 
     fn count(&self, rank: Rank) -> usize {

@@ -15,10 +15,22 @@ pub enum Purpose {
     Split,
     /// Whether an action of an action rule happens.
     Action(u8),
+    /// How long a delay of an action rule is. Two numbers, since a bell curve needs two.
+    Length(u8, Half),
     /// The choice among instances, per attempt.
     Pick(u8),
+    /// Whether a copy is sent.
+    Mirror,
     /// The jitter before an attempt.
     Backoff(u8),
+}
+
+/// Which of two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Half {
+    First,
+    Second,
 }
 
 impl Seed {
@@ -36,6 +48,9 @@ impl Seed {
             Purpose::Action(place) => 2 << 8 | u64::from(place),
             Purpose::Pick(attempt) => 3 << 8 | u64::from(attempt),
             Purpose::Backoff(attempt) => 4 << 8 | u64::from(attempt),
+            Purpose::Mirror => 7 << 8,
+            Purpose::Length(place, Half::First) => 5 << 8 | u64::from(place),
+            Purpose::Length(place, Half::Second) => 6 << 8 | u64::from(place),
         };
         Draw::from_bits(mix(self.0 ^ mix(key ^ mix(purpose))))
     }
@@ -84,14 +99,17 @@ mod tests {
     #[test]
     fn every_purpose_and_every_rule_draws_its_own_number() {
         let seed = Seed::of(b"id");
+        let lengths = [Half::First, Half::Second].map(|half| Purpose::Length(0, half));
         let mut draws: Vec<_> = [Purpose::Split, Purpose::Action(0), Purpose::Action(1), Purpose::Pick(0)]
             .into_iter()
+            .chain(lengths)
+            .chain([Purpose::Mirror])
             .chain([Purpose::Pick(1), Purpose::Backoff(0)])
             .flat_map(|purpose| [0, 1].map(|key| seed.draw(purpose, key).get().to_bits()))
             .collect();
         draws.sort_unstable();
         draws.dedup();
-        assert_eq!(draws.len(), 12);
+        assert_eq!(draws.len(), 18);
     }
 
     #[test]

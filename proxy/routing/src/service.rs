@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_api::{Body, Identity, Route, Rule, Snapshot};
+use control_api::Snapshot;
+use control_api::{
+    Answer, Body, HeaderEdits, Identity, Key, Mirror, RateLimit, Retries, Route, Rule, RuleId,
+};
 use registry_api::{InstanceId, ServiceName};
 
 use crate::address::Address;
@@ -35,12 +38,12 @@ pub struct Service<A: Attach> {
     pub(crate) actions: Box<[ActionRule]>,
     pub(crate) silenced: Box<[Silenced]>,
     pub(crate) fields: Fields,
-    /// Whether any route rule exists, for whatever source: then there is no default (spec 2.7, 4).
+    /// Whether any route rule exists that decides, for whatever source: then there is no default (spec 2.7, 4).
     pub(crate) is_ruled: bool,
 }
 
 /// A route rule that can apply on this proxy.
-pub(crate) struct RouteRule {
+pub struct RouteRule {
     pub(crate) rule: Arc<Rule>,
     pub(crate) matcher: Matcher,
     pub(crate) split: Split,
@@ -49,7 +52,10 @@ pub(crate) struct RouteRule {
     pub(crate) first: u32,
     pub(crate) timeout: Duration,
     pub(crate) retries: u32,
-    pub(crate) capture: Option<Capture>,
+    /// Boxed: whoever looks through many rules only asks whether it is there.
+    pub(crate) capture: Option<Box<Capture>>,
+    /// The place of the backend that gets copies, after those of the split.
+    mirror: Option<u32>,
 }
 
 /// A rule that can never apply on this proxy; kept to explain.
@@ -72,6 +78,8 @@ pub(crate) struct Pool<A: Attach> {
 pub(crate) struct Workshop<'a, A> {
     pub(crate) identity: &'a Identity,
     pub(crate) patterns: &'a Patterns,
+    /// Whether no fault of the namespace happens.
+    pub(crate) faults_disabled: bool,
     pub(crate) attach: &'a A,
 }
 
@@ -111,18 +119,20 @@ impl<A: Attach> Service<A> {
                 }
             };
             match &rule.body {
-                Body::Actions(_) => actions.push(ActionRule::new(rule, matcher)),
+                Body::Actions(_) => actions.push(ActionRule::new(rule, matcher, shop.faults_disabled)),
                 Body::Route(route) => {
                     routes.push(RouteRule::new(rule, route, matcher, backends.len()));
-                    backends.extend(route.backends.iter().map(|backend| {
+                    let make = |backend: &control_api::Backend| {
                         let other = backend.name.as_ref().filter(|other| *other != name).map(pool_of);
                         let endpoints = &other.as_ref().unwrap_or(&pool).endpoints;
                         Backend::of_rule(name, &rule.id, backend, endpoints, shop.attach)
-                    }));
+                    };
+                    backends.extend(route.backends.iter().map(make));
+                    backends.extend(route.mirror.as_ref().map(|mirror| make(&copies(mirror))));
                 }
             }
         }
-        let is_ruled = rules.iter().any(|rule| rule.route().is_some());
+        let is_ruled = rules.iter().filter_map(|rule| rule.route()).any(|route| !route.names_only());
         if !is_ruled {
             backends.push(Backend::default_of(name, &pool.endpoints, shop.attach));
         }
@@ -142,6 +152,50 @@ impl<A: Attach> Service<A> {
 }
 
 impl RouteRule {
+    /// The rule's id.
+    pub fn id(&self) -> &RuleId {
+        &self.rule.id
+    }
+
+    /// Whether it only names the service.
+    pub(crate) fn names_only(&self) -> bool {
+        self.written().is_some_and(Route::names_only)
+    }
+
+    /// What it answers instead of calling an instance.
+    pub fn answer(&self) -> Option<&Answer> {
+        self.written()?.answer.as_ref()
+    }
+
+    /// What it does to the headers that pass.
+    pub fn headers(&self) -> Option<&HeaderEdits> {
+        self.written()?.headers.as_ref()
+    }
+
+    /// What ties a client to one of its backends.
+    pub fn sticky(&self) -> Option<&Key> {
+        self.written()?.sticky.as_ref()
+    }
+
+    /// When it is tried again, beyond how often.
+    pub fn retries(&self) -> Option<&Retries> {
+        self.written()?.retry.as_ref()
+    }
+
+    /// How many requests may come; the key of one is [`Decision::limit_key`](crate::Decision::limit_key).
+    pub fn rate_limit(&self) -> Option<&RateLimit> {
+        self.written()?.rate_limit.as_ref()
+    }
+
+    /// Of how many requests somebody gets a copy; who it is [`Decision::mirror`](crate::Decision::mirror) says.
+    pub(crate) fn mirror(&self) -> Option<(&Mirror, u32)> {
+        self.written()?.mirror.as_ref().zip(self.mirror)
+    }
+
+    fn written(&self) -> Option<&Route> {
+        self.rule.route()
+    }
+
     fn new(rule: &Arc<Rule>, route: &Route, matcher: Matcher, first: usize) -> Self {
         Self {
             rule: Arc::clone(rule),
@@ -150,9 +204,31 @@ impl RouteRule {
             key: rule_key(&rule.id),
             first: first as u32,
             timeout: route.timeout.unwrap_or(TIMEOUT_DEFAULT),
-            retries: route.retries.unwrap_or(RETRIES_DEFAULT),
-            capture: route.uri.as_ref().map(Capture::new),
+            retries: route
+                .retries
+                .or_else(|| route.retry.as_ref().and_then(|retry| retry.count))
+                .unwrap_or(RETRIES_DEFAULT),
+            capture: route
+                .uri
+                .as_ref()
+                .map(Capture::new)
+                .or(route.edge.as_ref().map(Capture::of_edge))
+                .map(Box::new),
+            mirror: route.mirror.as_ref().map(|_| (first + route.backends.len()) as u32),
         }
+    }
+}
+
+/// A backend in name only: it is in no split.
+fn copies(mirror: &Mirror) -> control_api::Backend {
+    control_api::Backend {
+        name: mirror.service.clone(),
+        tags: mirror.tags.clone(),
+        weight: None,
+        lb_type: None,
+        hash_on: None,
+        slow_start: None,
+        resilience: None,
     }
 }
 

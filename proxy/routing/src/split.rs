@@ -2,6 +2,8 @@
 
 use control_api::Draw;
 
+use crate::seed::mix;
+
 /// Where each backend's part of the draws ends.
 pub(crate) struct Split(Box<[f64]>);
 
@@ -21,6 +23,20 @@ impl Split {
             ends[last..].fill(1.0);
         }
         Self(ends)
+    }
+
+    /// The place of the backend that a hash keeps: each gets its share of all hashes, and a share that changes a
+    /// little moves as few of them. `keys` are those of the backends.
+    pub(crate) fn keep(&self, hash: u64, keys: impl Iterator<Item = u64>) -> u32 {
+        // Each backend draws a time to wait that is the shorter the larger its share is; who is first has it
+        // with a probability of its share, and no other backend's time depends on that.
+        let begins = std::iter::once(&0.0).chain(&self.0);
+        let times = self.0.iter().zip(begins).zip(keys).map(|((end, begin), key)| {
+            let draw = Draw::from_bits(mix(hash ^ mix(key)));
+            -(1.0 - draw.get()).ln() / (end - begin)
+        });
+        let first = (0..).zip(times).filter(|(_, time)| time.is_finite()).min_by(|a, b| a.1.total_cmp(&b.1));
+        first.map_or(0, |(place, _)| place)
     }
 
     /// The place of the backend whose part holds the draw.
@@ -58,6 +74,23 @@ mod tests {
         let mut shares = [0.1; 11];
         shares[10] = 0.0;
         assert_eq!(Split::new(&shares).choose(Draw::from_bits(u64::MAX)), 9);
+    }
+
+    #[test]
+    fn a_hash_keeps_its_backend_while_shares_change_a_little() {
+        let kept = |shares: &[f64]| -> Vec<u32> {
+            let split = Split::new(shares);
+            (0..20_000).map(|number| split.keep(mix(number), [11, 22, 33].into_iter())).collect()
+        };
+        let (before, after) = (kept(&[0.10, 0.60, 0.30]), kept(&[0.12, 0.58, 0.30]));
+        for (place, share) in [(0, 0.10), (1, 0.60), (2, 0.30)] {
+            let part = before.iter().filter(|kept| **kept == place).count() as f64 / 20_000.0;
+            assert!((part - share).abs() < 0.02, "{place} keeps {part}");
+        }
+        let moved = before.iter().zip(&after).filter(|(old, new)| old != new).count();
+        // Two of a hundred must move; a draw of its own for every share would move twice that.
+        assert!((200..700).contains(&moved), "{moved} of 20000 moved");
+        assert!(!kept(&[0.0, 0.5, 0.5]).contains(&0), "without a share there is nothing to keep");
     }
 
     proptest! {

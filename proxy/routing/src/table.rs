@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use control_api::{Identity, Snapshot};
-use registry_api::{ContentHash, ServiceName};
+use control_api::{Identity, Snapshot, without_port};
+use registry_api::{ContentHash, Namespace, ServiceName};
 
 use crate::backend::{Attach, Backend};
 use crate::changes::Changes;
@@ -22,6 +22,7 @@ pub struct RouteTable<A: Attach = ()> {
     /// The hash of the snapshot it was made of.
     basis: ContentHash,
     identity: Identity,
+    namespace: Namespace,
     names: Arc<Names>,
     /// Sorted by name.
     services: Vec<Arc<Service<A>>>,
@@ -29,6 +30,9 @@ pub struct RouteTable<A: Attach = ()> {
     patterns: Patterns,
     skipped: usize,
 }
+
+/// Hosts below it name services.
+const DOMAIN: &str = ".a8";
 
 /// What was made anew, by name; `None` for a service that is no more.
 type Made<A> = BTreeMap<ServiceName, Option<Arc<Service<A>>>>;
@@ -55,6 +59,7 @@ impl<A: Attach> RouteTable<A> {
             self.advance(old, new, attach)
         } else {
             let bare = Self::bare(identity.clone(), self.patterns.clone());
+            let bare = bare.in_namespace(self.namespace.clone());
             bare.advance(&Snapshot::default(), new, attach)
         }
     }
@@ -99,12 +104,36 @@ impl<A: Attach> RouteTable<A> {
         &self.service(at.service).actions[at.place as usize]
     }
 
-    pub(crate) fn route(&self, at: RouteRuleRef) -> &RouteRule {
+    /// A route rule of this table.
+    pub fn route(&self, at: RouteRuleRef) -> &RouteRule {
         &self.service(at.service).routes[at.place as usize]
     }
 
     pub(crate) fn uris(&self) -> &UriIndex {
         &self.uris
+    }
+
+    /// The service that a host below the domain of the fabric names: `service.a8`, or `service.namespace.a8` with
+    /// the namespace of this table.
+    pub(crate) fn named_by_host(&self, authority: &str) -> Option<ServiceIndex> {
+        let host = without_port(authority);
+        let start = host.len().checked_sub(DOMAIN.len()).filter(|start| *start > 0)?;
+        if !host.as_bytes()[start..].eq_ignore_ascii_case(DOMAIN.as_bytes()) {
+            return None;
+        }
+        // What is cut off is ASCII, so this is a boundary.
+        let name = host.get(..start)?;
+        self.find(name).or_else(|| {
+            let (service, namespace) = name.rsplit_once('.')?;
+            self.find(service).filter(|_| namespace == self.namespace.as_str())
+        })
+    }
+
+    /// The same table for a proxy of this namespace; tables made from it keep that. Without it, it is the namespace of
+    /// those who give none.
+    #[must_use]
+    pub fn in_namespace(self, namespace: Namespace) -> Self {
+        Self { namespace, ..self }
     }
 
     /// The service that the first segment of a path names, as written or with its encoding undone.
@@ -118,6 +147,7 @@ impl<A: Attach> RouteTable<A> {
             revision: 0,
             basis: Snapshot::default().hash(),
             identity,
+            namespace: Namespace::default(),
             names: Arc::new(names_of::<A>(&[])),
             services: Vec::new(),
             uris: Arc::default(),
@@ -146,7 +176,8 @@ impl<A: Attach> RouteTable<A> {
         }
         let (identity, patterns) = (self.identity.clone(), self.patterns.clone());
         let (revision, basis) = (new.revision(), new.hash());
-        Self { revision, basis, identity, names, services, uris, patterns, skipped }
+        let namespace = self.namespace.clone();
+        Self { revision, basis, identity, namespace, names, services, uris, patterns, skipped }
     }
 
     /// The services with what was made anew in its place. The names are the same allocation as before when
@@ -178,7 +209,8 @@ impl<A: Attach> RouteTable<A> {
             .chain(changes.rules.keys())
             .chain(borrowers.map(|service| &service.name))
             .collect();
-        let shop = Workshop { identity: &self.identity, patterns: &self.patterns, attach };
+        let faults_disabled = new.faults_disabled();
+        let shop = Workshop { identity: &self.identity, patterns: &self.patterns, faults_disabled, attach };
         touched
             .into_iter()
             .map(|name| {
@@ -226,7 +258,7 @@ fn uris_of<A: Attach>(services: &[Arc<Service<A>>]) -> UriIndex {
                 .zip(&service.routes)
                 .map(move |(place, route)| (RouteRuleRef { service: ServiceIndex(at), place }, route))
         })
-        .filter_map(|(at, route)| Some((at, route, route.capture.as_ref()?)))
+        .filter_map(|(at, route)| Some((at, route, route.capture.as_deref()?)))
         .collect();
     rules.sort_by(|a, b| a.1.rule.precedence(&b.1.rule));
     UriIndex::new(rules.into_iter().map(|(at, _, capture)| (at, capture)))

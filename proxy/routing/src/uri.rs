@@ -3,19 +3,35 @@
 
 use std::borrow::Cow;
 
-use control_api::{PathMatch, UriMatch};
+use control_api::{Edge, PathMatch, UriMatch};
 
 use crate::decision::RouteRuleRef;
+use crate::head::RequestHead;
 
 /// The `uri` of one rule.
 pub(crate) struct Capture {
     condition: PathMatch,
     rewrite: Option<Box<str>>,
+    edge: Option<Edge>,
 }
 
 impl Capture {
     pub(crate) fn new(uri: &UriMatch) -> Self {
-        Self { condition: uri.path.clone(), rewrite: uri.rewrite.as_deref().map(path_text) }
+        Self { condition: uri.path.clone(), rewrite: uri.rewrite.as_deref().map(path_text), edge: None }
+    }
+
+    pub(crate) fn of_edge(edge: &Edge) -> Self {
+        let condition = PathMatch::Prefix(edge.path_prefix.clone());
+        Self { condition, rewrite: edge.rewrite.as_deref().map(path_text), edge: Some(edge.clone()) }
+    }
+
+    /// What an edge asks beyond the path condition that the index has found to hold.
+    pub(crate) fn fits(&self, head: &RequestHead<'_>) -> bool {
+        self.edge.as_ref().is_none_or(|edge| edge.covers(head.authority, head.path))
+    }
+
+    pub(crate) fn is_edge(&self) -> bool {
+        self.edge.is_some()
     }
 
     pub(crate) fn condition(&self) -> &PathMatch {
@@ -25,12 +41,22 @@ impl Capture {
     /// The path on its way up: the matched part replaced, nothing else touched. Always begins with a slash.
     pub(crate) fn rewritten<'p>(&self, path: &'p str) -> Cow<'p, str> {
         let Some(replacement) = &self.rewrite else { return Cow::Borrowed(path) };
-        let rest = match &self.condition {
-            PathMatch::Exact(_) => "",
-            PathMatch::Prefix(prefix) => path.strip_prefix(prefix.as_str()).unwrap_or_default(),
+        let rest = self.rest(path);
+        let rest = match &self.edge {
+            // Whole segments are replaced by whole segments.
+            Some(_) if replacement.ends_with('/') => rest.strip_prefix('/').unwrap_or(rest),
+            _ => rest,
         };
         let slash = if replacement.starts_with('/') { "" } else { "/" };
         Cow::Owned(format!("{slash}{replacement}{rest}"))
+    }
+
+    /// What follows the matched part.
+    pub(crate) fn rest<'p>(&self, path: &'p str) -> &'p str {
+        match &self.condition {
+            PathMatch::Exact(_) => "",
+            PathMatch::Prefix(prefix) => path.strip_prefix(prefix.as_str()).unwrap_or_default(),
+        }
     }
 }
 

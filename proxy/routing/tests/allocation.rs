@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use control_api::{Identity, Snapshot};
 use http::{HeaderMap, HeaderValue};
-use routing::{Outcome, RequestHead, RouteTable, Seed};
+use routing::{At, Outcome, RequestHead, RouteTable, Seed};
 use serde_json::json;
 
 thread_local! {
@@ -48,8 +48,12 @@ fn allocations(step: impl FnOnce()) -> u64 {
 fn world() -> Snapshot {
     let mut rules = vec![
         json!({"id": "split", "destination": "busy", "route": {"backends": [{"tags": ["v1"], "weight": 0.25}, {"tags": ["v2"]}]}}),
-        json!({"id": "api", "destination": "other", "route": {"uri": {"prefix": "/api/", "prefix_rewrite": "/"}, "backends": [{"tags": ["v1"]}]}}),
+        json!({"id": "api", "destination": "other", "route": {"uri": {"prefix": "/api/", "prefix_rewrite": "/"}, "sticky": {"cookie": "theme"},
+            "rate_limit": {"requests_per_s": 5, "key": {"cookie": "theme"}}, "mirror": {"service": "plain"}, "retries": {"on": ["5xx"]},
+            "backends": [{"tags": ["v1"]}, {"tags": ["v2"], "lb_type": "ring_hash", "hash_on": {"header": "cookie"}}]}}),
         json!({"id": "faults", "destination": "busy", "actions": [{"action": "delay", "duration": 1, "probability": 0.5},
+            {"action": "delay", "normal": {"mean": 1, "stddev": 1}, "expires_at": "9999-01-01T00:00:00Z"},
+            {"action": "bandwidth", "bytes_per_s": 100, "first": 1},
             {"action": "trace", "log_key": "k", "log_value": "v"}, {"action": "abort", "return_code": 500, "probability": 0.5}]}),
     ];
     for user in 0..99 {
@@ -79,6 +83,7 @@ fn a_decision_allocates_nothing() {
         ("/busy/x", "theme=dark", true),
         ("/busy/x", "", true),
         ("/api/x", "", true),
+        ("/api/x", "a=b; theme=dark", true),
         ("/nobody%20here/x", "", false),
         ("/", "", false),
     ] {
@@ -86,15 +91,15 @@ fn a_decision_allocates_nothing() {
         if !cookie.is_empty() {
             headers.insert("cookie", HeaderValue::from_static(cookie));
         }
-        let head = RequestHead { method: "GET", path, authority: "gateway", headers: &headers };
+        let head = RequestHead { method: "GET", path, query: "", authority: "gateway", headers: &headers };
         // The first time on a thread an expression makes its scratch space.
         for id in 0..64_u8 {
-            table.decide(&head, Seed::of(&[id]));
+            table.decide(&head, Seed::of(&[id]), &At(0));
         }
         let mut forwarded = 0;
         let counted = allocations(|| {
             for id in 0..64_u8 {
-                let decision = table.decide(&head, Seed::of(&[id]));
+                let decision = table.decide(&head, Seed::of(&[id]), &At(0));
                 forwarded += usize::from(matches!(decision.outcome, Outcome::Forward(_)));
             }
         });

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its world is wrong")]
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, fs};
@@ -14,17 +15,20 @@ use std::{env, fs};
 use control_api::{Identity, Rule, Snapshot};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use registry_api::Instance;
-use routing::{RequestHead, RouteTable, Seed};
+use routing::{Circumstances, LimitedFault, RequestHead, RouteTable, Seed};
 use serde_json::json;
 
 /// The id of a request that does not say its own.
 const REQUEST_ID: &str = "1";
+/// The time of a request that does not say its own.
+const NOW: &str = "2026-01-31T12:00:00Z";
 
 #[derive(Clone, Default)]
 struct World {
     identity: Identity,
     rules: Vec<Arc<Rule>>,
     instances: Vec<Arc<Instance>>,
+    faults_disabled: bool,
 }
 
 #[derive(Default)]
@@ -34,11 +38,33 @@ struct Case {
     /// Everything up to and with the line `expect`, as written.
     written: String,
     path: String,
+    query: String,
     authority: String,
     method: String,
     headers: HeaderMap,
     request_id: String,
+    now: String,
+    client: String,
+    /// How many requests have met each fault that is counted.
+    met: u64,
     expected: String,
+}
+
+impl Circumstances for Case {
+    fn now_unix_s(&self) -> u64 {
+        let now = if self.now.is_empty() { NOW } else { &self.now };
+        control_api::Moment::parse(now).unwrap().unix_s()
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.client.parse().ok()
+    }
+
+    fn admits(&self, fault: &LimitedFault<'_>) -> bool {
+        let room = |limit: Option<u64>| limit.is_none_or(|limit| self.met < limit);
+        room(fault.limits.first.map(u64::from))
+            && room(fault.limits.max_concurrent.map(|count| count.get().into()))
+    }
 }
 
 #[test]
@@ -75,13 +101,15 @@ fn every_case_is_explained_as_written() {
 
 impl Case {
     fn answer(&self) -> String {
-        let World { identity, rules, instances } = self.world.clone();
-        let table: RouteTable = RouteTable::compile(&Snapshot::new(1, rules, instances), &identity, &());
-        let Self { method, path, authority, headers, .. } = self;
-        let head = RequestHead { method, path, authority, headers };
+        let World { identity, rules, instances, faults_disabled } = self.world.clone();
+        let mut snapshot = Snapshot::new(1, rules, instances);
+        snapshot.set_faults_disabled(faults_disabled);
+        let table: RouteTable = RouteTable::compile(&snapshot, &identity, &());
+        let Self { method, path, query, authority, headers, .. } = self;
+        let head = RequestHead { method, path, query, authority, headers };
         let seed = Seed::of(self.request_id.as_bytes());
-        let explanation = table.explain(&head, seed);
-        assert_eq!(explanation.decision, table.decide(&head, seed), "{}", self.title);
+        let explanation = table.explain(&head, seed, self);
+        assert_eq!(explanation.decision, table.decide(&head, seed, self), "{}", self.title);
         let mut text = explanation.to_string();
         if table.skipped() > 0 {
             let _ = writeln!(text, "skipped {}", table.skipped());
@@ -139,7 +167,8 @@ impl Case {
             "instance" => self.world.instances.push(Arc::new(instance(rest).unwrap_or_else(|| wrong()))),
             "request" => {
                 let (method, path) = rest.split_once(' ').unwrap_or_else(|| wrong());
-                (self.method, self.path) = (method.to_owned(), path.to_owned());
+                let (path, query) = path.split_once('?').unwrap_or((path, ""));
+                (self.method, self.path, self.query) = (method.to_owned(), path.to_owned(), query.to_owned());
             }
             "header" => {
                 let (name, value) = rest.split_once(':').unwrap_or_else(|| wrong());
@@ -149,6 +178,10 @@ impl Case {
                 );
             }
             "authority" => self.authority = rest.to_owned(),
+            "disabled" => self.world.faults_disabled = true,
+            "now" => self.now = rest.to_owned(),
+            "client" => self.client = rest.to_owned(),
+            "met" => self.met = rest.parse().unwrap_or_else(|_| wrong()),
             "id" => self.request_id = rest.to_owned(),
             _ => wrong(),
         }

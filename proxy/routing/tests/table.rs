@@ -8,7 +8,7 @@ use std::sync::Arc;
 use control_api::{Identity, RuleId, Snapshot};
 use http::HeaderMap;
 use registry_api::{Instance, InstanceId, ServiceName};
-use routing::{Outcome, RequestHead, RouteTable, Seed};
+use routing::{At, Outcome, RequestHead, RouteTable, Seed};
 use serde_json::{Value, json};
 
 fn instance(service: &str, id: &str, status: &str) -> Arc<Instance> {
@@ -34,10 +34,11 @@ fn rule(text: Value) -> Arc<control_api::Rule> {
 /// The ids of the instances that a request for the path may reach, or the refusal's name.
 fn reach(table: &RouteTable, path: &str) -> String {
     let headers = HeaderMap::new();
-    let head = RequestHead { method: "GET", path, authority: "", headers: &headers };
-    match table.decide(&head, Seed::of(b"")).outcome {
+    let head = RequestHead { method: "GET", path, query: "", authority: "", headers: &headers };
+    match table.decide(&head, Seed::of(b""), &At(0)).outcome {
         Outcome::Refuse(refusal) => refusal.status_and_id().1.to_owned(),
-        Outcome::Forward(at) | Outcome::Abort(at, _) => {
+        Outcome::Abort(_) | Outcome::Answer(_) => "answered".to_owned(),
+        Outcome::Forward(at) => {
             let ids = table.backend(at).endpoints.iter().map(|endpoint| endpoint.instance.id.to_string());
             ids.collect::<Vec<_>>().join(" ")
         }

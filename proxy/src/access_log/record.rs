@@ -9,7 +9,7 @@ pub const VALUE_MAX_BYTES: usize = 4096;
 /// The trace pair of a request that no trace rule met, as the ancestors wrote it.
 const UNTRACED: (&str, &str) = ("gremlin_recipe_id", "-");
 /// The fields of every line. A trace may not take their names.
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 21] = [
     "status",
     "start_time",
     "request_time",
@@ -30,6 +30,7 @@ const FIELDS: [&str; 20] = [
     "auth",
     "upstream_host",
     "gremlin_recipe_id",
+    "fault_rule",
 ];
 
 /// Why a request ended as it did.
@@ -52,9 +53,11 @@ pub enum Flag {
     DelayInjected,
     /// A fault was injected: `FI`.
     FaultInjected,
+    /// A limit of the route was reached: `RL`.
+    RateLimited,
 }
 
-const FLAGS: [(Flag, &str); 8] = [
+const FLAGS: [(Flag, &str); 9] = [
     (Flag::NoHealthyUpstream, "UH"),
     (Flag::ConnectFailure, "UF"),
     (Flag::Overflow, "UO"),
@@ -63,11 +66,12 @@ const FLAGS: [(Flag, &str); 8] = [
     (Flag::NoRoute, "NR"),
     (Flag::DelayInjected, "DI"),
     (Flag::FaultInjected, "FI"),
+    (Flag::RateLimited, "RL"),
 ];
 
 /// A set of [`Flag`]s, written comma-joined, `-` when empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags(u8);
+pub struct Flags(u16);
 
 impl Flags {
     /// Adds a flag.
@@ -129,6 +133,8 @@ pub struct Record<'a> {
     pub authority: &'a [u8],
     /// The instance that answered, `ip:port`.
     pub upstream_host: &'a str,
+    /// The rule whose faults the request met; empty when it met none, and then not written.
+    pub fault_rule: &'a str,
 }
 
 impl Record<'_> {
@@ -170,6 +176,9 @@ impl Record<'_> {
         line.seconds("upstream_response_time_s", self.upstream_duration.unwrap_or_default());
         let since_1970 = self.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         line.bare("timestamp_ms", millis(since_1970));
+        if !self.fault_rule.is_empty() {
+            line.text("fault_rule", self.fault_rule);
+        }
         line.end()
     }
 

@@ -32,6 +32,7 @@ fn record() -> Record<'static> {
         request_id: b"id-1",
         authority: b"localhost:6379",
         upstream_host: "10.0.0.7:9080",
+        fault_rule: "",
     }
 }
 
@@ -43,6 +44,7 @@ fn line(record: &Record<'_>) -> String {
 fn a_line_has_the_fields_of_the_spec_in_their_order() {
     let mut record = record();
     record.flags.set(Flag::DelayInjected);
+    record.fault_rule = "a-1";
     assert_eq!(
         line(&record),
         concat!(
@@ -52,7 +54,7 @@ fn a_line_has_the_fields_of_the_spec_in_their_order() {
             r#""method":"GET","path":"/ratings/ratings?x=1","protocol":"HTTP/1.1","response_flags":"DI","#,
             r#""x_forwarded":"-","user_agent":"-","request_id":"id-1","auth":"localhost:6379","#,
             r#""upstream_host":"10.0.0.7:9080","upstream_response_time_s":0.009,"#,
-            r#""timestamp_ms":1767607200123}"#,
+            r#""timestamp_ms":1767607200123,"fault_rule":"a-1"}"#,
             "\n"
         )
     );
@@ -171,6 +173,15 @@ fn after_a_reopen_lines_go_to_a_new_file_and_none_is_lost() {
     let lines = |path| std::fs::read_to_string(path).unwrap().lines().count();
     assert_eq!((lines(&moved), lines(&path)), (2, 1));
     assert_eq!(counter.get(), 0);
+}
+
+#[test]
+fn a_log_that_is_off_takes_everything_and_starts_no_thread() {
+    let log = AccessLog::off();
+    log.write(&record());
+    log.reopen();
+    assert!(log.flush(Duration::ZERO), "nothing is queued");
+    assert!(!log.is_on() && log.writer.is_none());
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `GET /explain`: reads a request from a query and lets the table that serves explain it, by the code path
 //! that decides. It sends nothing anywhere.
 
+use control_api::unix_s;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use routing::{Explanation, RequestHead, Seed};
+use routing::{At, Explanation, RequestHead, Seed};
 use serde::Serialize;
 
 use super::{Answer, TEXT};
@@ -26,6 +27,7 @@ struct Explained {
 struct Question {
     method: String,
     path: String,
+    query: String,
     authority: String,
     headers: HeaderMap,
     request_id: String,
@@ -39,10 +41,12 @@ pub(super) fn explain(tables: &Tables, query: &str) -> Result<Answer, String> {
     let head = RequestHead {
         method: &question.method,
         path: &question.path,
+        query: &question.query,
         authority: &question.authority,
         headers: &question.headers,
     };
-    let explanation = tables.pin().explain(&head, Seed::of(question.request_id.as_bytes()));
+    let now = At(unix_s(crate::clock::wall()));
+    let explanation = tables.pin().explain(&head, Seed::of(question.request_id.as_bytes()), &now);
     if question.text {
         let body = format!("request id {}\n{explanation}\n", question.request_id).into_bytes();
         return Ok(Answer { status: StatusCode::OK, media: TEXT, body });
@@ -77,8 +81,9 @@ impl Question {
         let request_id = request_id.or(given).unwrap_or_else(new_id);
         let id = HeaderValue::from_str(&request_id).map_err(|_| "`request_id` is no header text")?;
         headers.insert(REQUEST_ID, id);
-        let path = path.split('?').next().unwrap_or_default().to_owned();
-        Ok(Self { method, path, authority, headers, request_id, text })
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        let (path, query) = (path.to_owned(), query.to_owned());
+        Ok(Self { method, path, query, authority, headers, request_id, text })
     }
 }
 
@@ -124,6 +129,7 @@ mod tests {
             read("path=/reviews/x%3Fy=1&method=POST&header=Cookie:user%3Djason&header=a:%20b+c&request_id=id-1&authority=h:1")
                 .unwrap();
         assert_eq!((question.method.as_str(), question.path.as_str()), ("POST", "/reviews/x"));
+        assert_eq!(question.query, "y=1");
         assert_eq!((question.authority.as_str(), question.request_id.as_str()), ("h:1", "id-1"));
         assert_eq!(question.headers["cookie"], "user=jason");
         assert_eq!(question.headers["a"], "b+c");

@@ -3,13 +3,18 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use routing::Address;
 
 use super::limits::{Ejections, Limits};
 use crate::resolve::Host;
+
+/// An answer is so small a part of the latency that is known.
+const LATENCY_MEMORY: u128 = 8;
+/// Without answers a latency is half as long after this time.
+const LATENCY_HALVES_IN: Duration = Duration::from_secs(10);
 
 /// One instance.
 #[derive(Debug)]
@@ -20,6 +25,10 @@ pub struct EndpointLive {
     /// Nanoseconds since the origin; 0: never ejected.
     ejected_until: AtomicU64,
     ejections: Mutex<Ejections>,
+    /// How long answers took of late, in microseconds; 0: not known.
+    latency_us: AtomicU64,
+    /// When that was noted, in microseconds since the origin.
+    noted_us: AtomicU64,
     origin: Instant,
 }
 
@@ -30,7 +39,7 @@ enum Place {
 }
 
 impl EndpointLive {
-    pub(super) fn new(address: &Address, host: impl FnOnce(&str) -> Arc<Host>, origin: Instant) -> Self {
+    pub(crate) fn new(address: &Address, host: impl FnOnce(&str) -> Arc<Host>, origin: Instant) -> Self {
         let place = match address.literal {
             Some(literal) => Place::Literal(literal),
             None => Place::Named(host(&address.host), address.port),
@@ -41,6 +50,8 @@ impl EndpointLive {
             errors_in_a_row: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             ejections: Mutex::default(),
+            latency_us: AtomicU64::new(0),
+            noted_us: AtomicU64::new(0),
             origin,
         }
     }
@@ -75,6 +86,27 @@ impl EndpointLive {
         if self.errors_in_a_row.load(Ordering::Relaxed) != 0 {
             self.errors_in_a_row.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Notes how long an answer took. Answers that come at once may lose one of their notes, which makes no difference.
+    pub fn took(&self, time: Duration, now: Instant) {
+        let (before, time) = (self.latency(now).as_micros(), time.as_micros().max(1));
+        let mean = if before == 0 { time } else { (before * (LATENCY_MEMORY - 1) + time) / LATENCY_MEMORY };
+        self.latency_us.store(u64::try_from(mean).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.noted_us.store(micros(self.since_origin(now)), Ordering::Relaxed);
+    }
+
+    /// How long answers took of late; zero when that is not known. It halves while nothing is heard, so that an instance
+    /// that was slow once gets another chance.
+    pub fn latency(&self, now: Instant) -> Duration {
+        let latency = self.latency_us.load(Ordering::Relaxed);
+        if latency == 0 {
+            return Duration::ZERO;
+        }
+        let silent = micros(self.since_origin(now)).saturating_sub(self.noted_us.load(Ordering::Relaxed));
+        let halvings = u128::from(silent) / LATENCY_HALVES_IN.as_micros();
+        let shift = u32::try_from(halvings).unwrap_or(u32::MAX);
+        Duration::from_micros(latency.checked_shr(shift).unwrap_or(0).max(1))
     }
 
     /// The instance could not be reached: as [`EndpointLive::failed`], and a host name's next address is tried.
@@ -116,6 +148,10 @@ impl EndpointLive {
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// One attempt in flight, until dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<EndpointLive>);
@@ -124,6 +160,11 @@ impl InFlight {
     /// The instance that is being tried.
     pub fn endpoint(&self) -> &EndpointLive {
         &self.0
+    }
+
+    /// The same, for whoever must not keep it alive.
+    pub fn downgrade(&self) -> Weak<EndpointLive> {
+        Arc::downgrade(&self.0)
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Limits {
     /// Requests at once. The least of `max_requests` and `max_connections` + `max_pending_requests`: where a
     /// connection carries one request at a time, that is where waiting would have ended.
     pub requests_max: u32,
+    /// Requests that one connection to an instance carries.
+    pub requests_per_connection: u32,
     /// Failures in a row that eject an instance.
     pub consecutive_errors: u32,
     /// An instance that stays in for this long is forgiven one earlier ejection.
@@ -35,6 +37,7 @@ impl Limits {
         let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         Self {
             requests_max: number(count(written.max_requests).min(held)),
+            requests_per_connection: written.max_requests_per_connection.map_or(u32::MAX, number),
             consecutive_errors: number(written.consecutive_errors.unwrap_or(CONSECUTIVE_ERRORS_DEFAULT)),
             detection_interval: written.detection_interval.unwrap_or(DETECTION_INTERVAL_DEFAULT),
             sleep_window: written.sleep_window.unwrap_or(SLEEP_WINDOW_DEFAULT),
@@ -84,6 +87,7 @@ mod tests {
     fn defaults_are_those_of_the_spec_and_the_strictest_count_holds() {
         let limits = Limits::default();
         assert_eq!((limits.requests_max, limits.consecutive_errors), (1024, 5));
+        assert_eq!(limits.requests_per_connection, u32::MAX);
         assert_eq!((limits.detection_interval, limits.sleep_window), (secs(10), secs(30)));
         for (connections, pending, requests, max) in [
             (Some(1), Some(1), None, 2),

@@ -210,3 +210,33 @@ fn beyond_the_bound_services_share_one_set_of_series() {
     world.board.service(&name("s0")).retried();
     assert!(world.page().contains(r#"a8_proxy_retries_total{service="s0"} 2"#));
 }
+
+#[test]
+fn latencies_are_means_of_late_and_halve_in_silence() {
+    let world = world();
+    let (endpoint, now) = (world.endpoint("a", "127.0.0.1:1"), world.start + secs(1));
+    let millis = Duration::from_millis;
+    assert_eq!(endpoint.latency(now), Duration::ZERO);
+    endpoint.took(millis(80), now);
+    assert_eq!(endpoint.latency(now), millis(80));
+    endpoint.took(Duration::ZERO, now);
+    assert!((millis(70)..millis(71)).contains(&endpoint.latency(now)), "{:?}", endpoint.latency(now));
+    assert_eq!(BoardView::at(now).latency(&endpoint), endpoint.latency(now));
+    let later = endpoint.latency(now + secs(20));
+    assert!((millis(17)..millis(18)).contains(&later), "{later:?}");
+    assert_eq!(endpoint.latency(now + secs(100_000)), Duration::from_micros(1), "it is still known");
+}
+
+#[test]
+fn retries_are_a_part_of_the_requests_in_flight_and_a_few_a_second() {
+    let world = world();
+    let backend = world.backend("r", Resilience::default());
+    let retries = |now| (0..60).map_while(|_| backend.retry(20.0, now)).collect::<Vec<_>>();
+    let few = retries(world.start);
+    assert_eq!(few.len(), 30, "those of ten seconds are saved up");
+    assert_eq!(retries(world.start + secs(1)).len(), 3);
+    drop(few);
+    let busy: Vec<_> = (0..100).map(|_| backend.admit().unwrap()).collect();
+    assert_eq!(retries(world.start + secs(1)).len(), 20, "those of a second are used up");
+    drop(busy);
+}

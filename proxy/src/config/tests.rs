@@ -24,7 +24,7 @@ fn no_flags_give_the_documented_defaults() {
     assert_eq!(config.controller_url, ["http://127.0.0.1:8081"]);
     assert_eq!(config.controller_token.reveal(), None);
     assert_eq!(config.identity, Identity::default());
-    assert_eq!(config.access_log, LogTarget::File("a8-data/proxy/a8_access.log".into()));
+    assert_eq!(config.access_log, Some(LogTarget::File("a8-data/proxy/a8_access.log".into())));
     assert!(config.threads >= 1);
     assert!(config.node("127.0.0.1:4711".parse().unwrap()).node.ends_with(":4711"));
 }
@@ -46,6 +46,7 @@ fn every_flag_is_taken() {
         "--node=n",
         "--threads=3",
         "--logging_dir=/var/log/",
+        "--access_log=on",
         "--data_dir=/d",
         "--engine=general",
     ])
@@ -57,14 +58,21 @@ fn every_flag_is_taken() {
     assert_eq!(config.controller_url, ["http://a:1", "http://b:2", "http://c:3/base"]);
     assert_eq!(config.controller_token.reveal(), Some("s3cret"));
     assert_eq!(config.threads, 3);
-    assert_eq!(config.access_log, LogTarget::File("/var/log/a8_access.log".into()));
+    assert_eq!(config.access_log, Some(LogTarget::File("/var/log/a8_access.log".into())));
     assert_eq!(config.data_dir, Path::new("/d"));
     assert_eq!(config.node(config.http).node, "n");
 }
 
 #[test]
 fn the_access_log_goes_to_standard_output_for_a_dash() {
-    assert_eq!(settings(&["--logging_dir=-"]).check().unwrap().access_log, LogTarget::Stdout);
+    assert_eq!(settings(&["--logging_dir=-"]).check().unwrap().access_log, Some(LogTarget::Stdout));
+}
+
+#[test]
+fn there_is_no_access_log_when_it_is_off_wherever_it_would_go() {
+    for flags in [&["--access_log=off"][..], &["--access_log=off", "--logging_dir=-"]] {
+        assert_eq!(settings(flags).check().unwrap().access_log, None, "{flags:?}");
+    }
 }
 
 #[test]
@@ -93,7 +101,7 @@ fn what_cannot_be_used_is_refused_by_name() {
         ("--register", "register"),
         ("--proxy=false", "proxy"),
         ("--proxy_adapter=nginx", "proxy_adapter"),
-        ("--engine=lane", "engine"),
+        ("--engine=fast", "engine"),
         ("--http_listener_host=nowhere.example", "http_listener_host"),
         ("--admin_host=", "admin_host"),
         ("--controller_url=123456", "controller_url"),
@@ -104,6 +112,7 @@ fn what_cannot_be_used_is_refused_by_name() {
         ("--controller_poll=500ms", "controller_poll"),
         ("--controller_poll=soon", "controller_poll"),
         ("--threads=0", "threads"),
+        ("--access_log=no", "access_log"),
         ("--threads=1025", "threads"),
         ("--service=:v1", "service"),
         ("--service_tags=v1", "service_tags"),
@@ -113,6 +122,31 @@ fn what_cannot_be_used_is_refused_by_name() {
         // clap itself refuses an empty path.
         let setting_refused = refused.map_or(setting, |bad| bad.setting);
         assert_eq!(setting_refused, setting, "{flag}");
+    }
+}
+
+#[test]
+fn tls_wants_its_files_and_files_want_tls() {
+    let tls = |flags: &[&str]| settings(flags).check().map(|config| config.tls);
+    let (chain, key, ca) =
+        ("--proxy_cert_chain_file=/c", "--proxy_private_key_file=/k", "--proxy_ca_cert_file=/a");
+    let files = |ca_cert: Option<&str>| TlsFiles {
+        cert_chain: "/c".into(),
+        private_key: "/k".into(),
+        ca_cert: ca_cert.map(Into::into),
+    };
+    assert_eq!(tls(&[]).unwrap(), None);
+    assert_eq!(tls(&["--proxy_tls", chain, key]).unwrap(), Some(files(None)));
+    assert_eq!(tls(&["--proxy_tls=true", chain, key, ca]).unwrap(), Some(files(Some("/a"))));
+    for (flags, setting, problem) in [
+        (&["--proxy_tls"][..], "proxy_cert_chain_file", "is needed for `proxy_tls`"),
+        (&["--proxy_tls", key], "proxy_cert_chain_file", "is needed for `proxy_tls`"),
+        (&["--proxy_tls", chain, ca], "proxy_private_key_file", "is needed for `proxy_tls`"),
+        (&[chain, key], "proxy_cert_chain_file", "is given, but `proxy_tls` is off"),
+        (&["--proxy_tls=false", key], "proxy_private_key_file", "is given, but `proxy_tls` is off"),
+        (&[ca], "proxy_ca_cert_file", "is given, but `proxy_tls` is off"),
+    ] {
+        assert_eq!(tls(flags).unwrap_err(), BadSetting::new(setting, problem), "{flags:?}");
     }
 }
 

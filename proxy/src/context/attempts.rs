@@ -1,14 +1,18 @@
 //! The attempts of one request: which instance is next, what a failure means, and whether another follows.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use control_api::{LbType, Retries, RetryOn};
 use routing::{Address, Budget, Decision, Failure, Outcome, Purpose, Verdict};
 
 use super::{ATTEMPTS_MAX, Attempt, Cause, Context, Replay, Target, Upstream};
 use crate::access_log::Flag;
-use crate::board::BoardView;
+use crate::board::{BoardView, EndpointLive, Retrying};
 use crate::respond::Reply;
+
+/// The percentage of the requests in flight that may be retries, when the route does not say.
+const BUDGET_PERCENT_DEFAULT: f64 = 20.0;
 
 impl Context {
     /// How long to wait before the next attempt.
@@ -18,7 +22,8 @@ impl Context {
 
     /// Chooses the instance for the next attempt and counts it as in flight.
     pub(crate) fn begin_attempt(&mut self, now: Instant) -> Result<Target, Cause> {
-        let Some(Decision { outcome: Outcome::Forward(backend), timeout, .. }) = self.decision else {
+        let Some(decision @ Decision { outcome: Outcome::Forward(backend), timeout, .. }) = self.decision
+        else {
             return Err(Cause::Unreachable);
         };
         let time_left = self.time_left(now);
@@ -27,7 +32,7 @@ impl Context {
         }
         let table = Arc::clone(&self.table);
         let backend = table.backend(backend);
-        let draw = self.seed.draw(Purpose::Pick(self.number()), backend.key);
+        let draw = decision.pick_draw(self.seed, self.number(), backend.key);
         let view = BoardView::at(now);
         let endpoint = routing::pick(backend, &view, &self.tried, backend.live.ticket(), draw)
             .ok_or(Cause::Unreachable)?;
@@ -43,7 +48,15 @@ impl Context {
         self.connected = false;
         let watched = self.watch();
         let read_within = if watched { timeout } else { time_left };
-        Ok(Target { address, tls_name, time_left, read_within, write_within: timeout })
+        let requests_per_connection = backend.live.limits().requests_per_connection;
+        Ok(Target {
+            address,
+            tls_name,
+            time_left,
+            read_within,
+            write_within: timeout,
+            requests_per_connection,
+        })
     }
 
     /// The `Host` field for the current attempt: only instances that registered a host name want their own.
@@ -52,12 +65,22 @@ impl Context {
         address.literal.is_none().then(|| address.authority())
     }
 
+    /// The instance of the current attempt, for as long as a table has it.
+    pub(crate) fn endpoint(&self) -> Weak<EndpointLive> {
+        self.attempt.as_ref().map_or_else(Weak::new, |attempt| attempt.in_flight.downgrade())
+    }
+
     /// Takes note of an attempt that failed; whether another follows.
-    pub(crate) fn failed(&mut self, cause: Cause, replay: Replay, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, cause: Cause, replay: Replay<'_>, now: Instant) -> bool {
         // An instance cannot answer a request that it has not got.
         let cause = if cause == Cause::Late && !self.body_ended { Cause::Stalled } else { cause };
-        self.last = Some(cause);
         self.report(cause, now);
+        self.ended(cause, replay, now)
+    }
+
+    /// Ends an attempt that did not bring what was wanted; whether another follows.
+    fn ended(&mut self, cause: Cause, replay: Replay<'_>, now: Instant) -> bool {
+        self.last = Some(cause);
         let again = self.verdict(cause, replay, now);
         self.end_attempt(now);
         let Some(after) = again else { return false };
@@ -70,7 +93,7 @@ impl Context {
     }
 
     /// Takes note of an answer with a status; whether another attempt follows instead of it.
-    pub(crate) fn answered(&mut self, status: u16, replay: Replay, now: Instant) -> bool {
+    pub(crate) fn answered(&mut self, status: u16, replay: Replay<'_>, now: Instant) -> bool {
         if (500..600).contains(&status) {
             let again = self.failed(Cause::Status(status), replay, now);
             // The answer itself is sent: whatever comes later is not this failure.
@@ -78,7 +101,18 @@ impl Context {
             return again;
         }
         if let Some(attempt) = &self.attempt {
-            attempt.in_flight.endpoint().succeeded();
+            let endpoint = attempt.in_flight.endpoint();
+            endpoint.succeeded();
+            if self.balances_by_latency() {
+                endpoint.took(now.saturating_duration_since(attempt.began), now);
+            }
+        }
+        // An answer that the route would rather not have is no failure of the instance.
+        if self.is_named(status) && self.ended(Cause::Status(status), replay, now) {
+            self.last = None;
+            return true;
+        }
+        if let Some(attempt) = &self.attempt {
             self.upstream = Some(attempt.as_upstream(now));
         }
         self.last = None;
@@ -116,7 +150,7 @@ impl Context {
         Some(&self.table.backend(backend).endpoints.get(endpoint)?.address)
     }
 
-    fn verdict(&self, cause: Cause, replay: Replay, now: Instant) -> Option<Duration> {
+    fn verdict(&mut self, cause: Cause, replay: Replay<'_>, now: Instant) -> Option<Duration> {
         let (failure, sent) = match cause {
             Cause::Unreachable => (Failure::Connect, false),
             Cause::RefusedStream => (Failure::RefusedStream, false),
@@ -125,6 +159,13 @@ impl Context {
             Cause::Late | Cause::Stalled => return None,
         };
         let retries = self.decision.map_or(0, |decision| decision.retries).min(ATTEMPTS_MAX - 1);
+        // Nobody has seen the request: as long as there is an instance that was not tried, the client need not learn of
+        // it, whatever the route says about trying again, and it costs the instances nothing.
+        let elsewhere = cause == Cause::Unreachable
+            && replay.body
+            && self.retried + 1 < ATTEMPTS_MAX
+            && !self.time_left(now).is_zero()
+            && self.has_untried();
         let budget = Budget {
             attempts_left: retries.saturating_sub(self.retried),
             time_left: self.time_left(now),
@@ -132,15 +173,63 @@ impl Context {
             // again then (RFC 9110 9.2.2). Statuses of 500 and more are tried again by the spec's policy.
             replayable: replay.body && (replay.idempotent || !sent),
         };
-        match routing::verdict(
+        let table = Arc::clone(&self.table);
+        let route = self.decision.and_then(|decision| decision.route).map(|route| table.route(route));
+        let policy = route.and_then(|route| route.retries());
+        match routing::verdict_of(
+            policy,
+            replay.method,
             failure,
             budget,
             self.retried,
             self.seed.draw(Purpose::Backoff(self.number()), 0),
         ) {
-            Verdict::Retry { after } => Some(after),
-            Verdict::GiveUp => None,
+            // No instance has seen the request: trying again asks nothing of those that are busy.
+            Verdict::Retry { after } if elsewhere || cause == Cause::Unreachable => Some(after),
+            Verdict::GiveUp => elsewhere.then_some(Duration::ZERO),
+            Verdict::Retry { after } => {
+                // One request is one retry at a time.
+                self.retrying = None;
+                self.retrying = self.within_budget(policy, now);
+                self.retrying.is_some().then_some(after)
+            }
         }
+    }
+
+    /// Whether the backend's budget of retries has room for one more, which then counts until the request is over.
+    fn within_budget(&self, policy: Option<&Retries>, now: Instant) -> Option<Retrying> {
+        let Some(Decision { outcome: Outcome::Forward(backend), service, .. }) = self.decision else {
+            return None;
+        };
+        let percent = policy.map_or(BUDGET_PERCENT_DEFAULT, |policy| policy.budget_percent);
+        let retrying = self.table.backend(backend).live.retry(percent, now);
+        if retrying.is_none()
+            && let Some(service) = service
+        {
+            self.table.service(service).live.budget_exhausted();
+        }
+        retrying
+    }
+
+    /// Whether the route wants this very status tried again.
+    fn is_named(&self, status: u16) -> bool {
+        let Some(route) = self.decision.and_then(|decision| decision.route) else { return false };
+        let policy = self.table.route(route).retries();
+        policy.is_some_and(|policy| policy.on.contains(&RetryOn::Status(status)))
+    }
+
+    /// Whether anybody asks how long answers take: writing it down is not for nothing.
+    fn balances_by_latency(&self) -> bool {
+        let backend = self.decision.and_then(|decision| decision.backend);
+        backend.is_some_and(|at| self.table.backend(at).lb == LbType::P2cEwma)
+    }
+
+    /// Whether the backend has an instance beside those that were tried, the current one included.
+    fn has_untried(&self) -> bool {
+        let Some(Decision { outcome: Outcome::Forward(backend), .. }) = self.decision else { return false };
+        let current = self.attempt.as_ref().map(|attempt| attempt.endpoint);
+        (0..self.table.backend(backend).endpoints.len())
+            .any(|endpoint| Some(endpoint) != current && !self.tried.contains(&endpoint))
     }
 
     /// Tells the board about a failure of the current attempt.

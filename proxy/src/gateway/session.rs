@@ -1,37 +1,27 @@
 //! What the engine does with the client's session beside passing it on: its limits, an answer of our own, waiting while
 //! watching the client. What is answered is decided elsewhere.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use control_api::Edits;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use routing::RequestHead;
 
-use crate::context::{Context, Replay};
+use crate::context::{CLIENT_WITHIN, Context, DRAIN_WITHIN, REPLAY_BYTES_MAX, Replay};
 use crate::forward;
 use crate::head::is_host;
-use crate::respond::{ERROR_HEADER, Reply, grpc_status};
+use crate::respond::{Content, ERROR_HEADER, Reply, Says, grpc_status};
 use crate::service::IDLE_WITHIN;
 use crate::upstream::TUNNEL_IDLE_WITHIN;
 
-/// Between two reads of a request body, and for every write to the client.
-const CLIENT_WITHIN: Duration = Duration::from_secs(60);
-/// For the rest of a request body that nobody wants, so that the connection can be used again.
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
-/// How many requests may be held by delays at once; those beyond it go on at once.
-const HELD_MAX: usize = 1000;
-/// Pingora keeps this much of a request body to send it again.
-const REPLAY_BYTES_MAX: u64 = 64 * 1024;
-
 /// Sets every limit of the session anew: Pingora resets some of them with each request it parses.
 pub(super) fn limit(session: &mut Session, ctx: &mut Context) {
-    // `Some(0)` would be for ever.
-    ctx.keepalive = session.get_keepalive().map(|_| IDLE_WITHIN.as_secs());
+    // `Some(0)` would be for ever. Pingora looks at the first Connection field only.
+    let closes = forward::asks_to_close(&session.req_header().headers);
+    ctx.keepalive = session.get_keepalive().filter(|_| !closes).map(|_| IDLE_WITHIN.as_secs());
     session.set_keepalive(ctx.keepalive);
     let within = if ctx.upgrade { TUNNEL_IDLE_WITHIN } else { CLIENT_WITHIN };
     session.set_read_timeout(Some(within));
@@ -70,8 +60,9 @@ pub(super) fn has_answered(session: &Session) -> bool {
     session.response_written().is_some_and(|answer| !answer.status.is_informational() || answer.status == 101)
 }
 
-pub(super) fn replay(session: &Session) -> Replay {
+pub(super) fn replay(session: &Session) -> Replay<'_> {
     Replay {
+        method: session.req_header().method.as_str(),
         body: !session.as_ref().retry_buffer_truncated(),
         idempotent: session.req_header().method.is_idempotent(),
     }
@@ -79,20 +70,32 @@ pub(super) fn replay(session: &Session) -> Replay {
 
 /// Writes an answer of the proxy's own; always `Ok(true)`.
 pub(super) async fn answer(session: &mut Session, reply: &Reply, ctx: &Context) -> Result<bool> {
-    let grpc = is_grpc(session.req_header());
+    let grpc = is_grpc(session.req_header()) && matches!(reply.says, Says::Error { .. });
     let body = if grpc { Bytes::new() } else { reply.body() };
     let status = if grpc { 200 } else { reply.status };
     let mut header = ResponseHeader::build(status, Some(8))?;
-    header.insert_header(ERROR_HEADER, reply.id)?;
-    if grpc {
-        header.insert_header(CONTENT_TYPE, "application/grpc")?;
-        header.insert_header("grpc-status", grpc_status(reply.status).to_string())?;
-        header.insert_header("grpc-message", reply.description.as_ref())?;
-    } else if !matches!(reply.status, 100..=199 | 204 | 304) {
-        header.insert_header(CONTENT_LENGTH, body.len())?;
-        if !body.is_empty() {
-            header.insert_header(CONTENT_TYPE, "application/json")?;
+    match &reply.says {
+        Says::Error { id, description } => {
+            header.insert_header(ERROR_HEADER, *id)?;
+            if grpc {
+                header.insert_header(CONTENT_TYPE, "application/grpc")?;
+                header.insert_header("grpc-status", grpc_status(reply.status).to_string())?;
+                header.insert_header("grpc-message", description.as_ref())?;
+            } else if reply.content() == Content::Body {
+                header.insert_header(CONTENT_TYPE, "application/json")?;
+            }
         }
+        Says::Given { fields, .. } => {
+            for (name, value) in fields {
+                header.append_header(name.clone(), value.clone())?;
+            }
+        }
+    }
+    if !grpc && reply.content() != Content::Unframed {
+        header.insert_header(CONTENT_LENGTH, body.len())?;
+    }
+    if let Some(seconds) = reply.retry_after_s {
+        header.insert_header(RETRY_AFTER, seconds)?;
     }
     // What only announces an answer cannot be one: the connection ends behind it.
     if header.status.is_informational() || ctx.upgrade || session.is_process_shutting_down() {
@@ -132,6 +135,28 @@ pub(super) async fn left(session: &mut Session) -> Box<Error> {
     }
 }
 
+/// Does to the header of a request what its route says.
+pub(super) fn edit_request(request: &mut RequestHeader, edits: &Edits) -> Result<()> {
+    for name in forward::replaced(edits) {
+        request.remove_header(name);
+    }
+    for (name, value) in forward::put(edits) {
+        request.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// Does to the header of an answer what the route says.
+pub(super) fn edit_answer(answer: &mut ResponseHeader, edits: &Edits) -> Result<()> {
+    for name in forward::replaced(edits) {
+        answer.remove_header(name);
+    }
+    for (name, value) in forward::put(edits) {
+        answer.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
 /// Fits an answer to its client: version, framing, and whether the connection goes on.
 pub(super) fn fit(session: &mut Session, answer: &mut ResponseHeader, ctx: &Context) {
     if session.req_header().headers.contains_key(EXPECT) {
@@ -156,27 +181,11 @@ pub(super) fn is_short(request: &RequestHeader) -> bool {
     length.is_some_and(|length| length <= REPLAY_BYTES_MAX) && !request.headers.contains_key(EXPECT)
 }
 
-/// A request that is being held; counted until it is dropped.
-pub(super) struct Held<'a>(&'a AtomicUsize);
-
-impl<'a> Held<'a> {
-    pub(super) fn enter(count: &'a AtomicUsize) -> Option<Self> {
-        let before = count.fetch_add(1, Ordering::Relaxed);
-        let held = Self(count);
-        (before < HELD_MAX).then_some(held)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 pub(super) fn head_of(request: &RequestHeader) -> RequestHead<'_> {
     RequestHead {
         method: request.method.as_str(),
         path: path_of(request),
+        query: query_of(request),
         authority: authority_of(request),
         headers: &request.headers,
     }
@@ -184,6 +193,11 @@ pub(super) fn head_of(request: &RequestHeader) -> RequestHead<'_> {
 
 pub(super) fn path_of(request: &RequestHeader) -> &str {
     split_target(request.raw_path()).0
+}
+
+fn query_of(request: &RequestHeader) -> &str {
+    let query = split_target(request.raw_path()).1;
+    query.strip_prefix(b"?").and_then(|query| std::str::from_utf8(query).ok()).unwrap_or_default()
 }
 
 /// The path, and the query with its question mark. Checked to be ASCII before anything asks.

@@ -24,8 +24,9 @@ async fn request(text: &str) -> (Session, Context) {
     let table = Table::compile(&Snapshot::new(1, [], instances), &Identity::default(), &board);
     let mut ctx = Context::new(Arc::new(table), clock::now(), clock::wall());
     assert!(admit(&mut session, &mut ctx).is_ok());
-    ctx.decide(&head_of(session.req_header()));
-    assert_eq!(ctx.course("/s", clock::now()), Course::Forward);
+    let counts = Counts::new(clock::now());
+    ctx.decide(&head_of(session.req_header()), None, &counts);
+    assert_eq!(ctx.course(&head_of(session.req_header()), &counts, clock::now()), Course::Forward);
     ctx.body_came(false, true, clock::now);
     assert!(ctx.begin_attempt(clock::now()).is_ok());
     (session, ctx)
@@ -91,7 +92,7 @@ async fn attempts_end_with_the_budget_and_go_to_another_instance() {
     assert!(
         !judged(&session, &mut ctx, Error::new_up(ErrorType::ConnectRefused), Cause::Unreachable).retry()
     );
-    assert_eq!(ctx.reply().id, "upstream_connect");
+    assert_eq!(ctx.reply(), Reply::unreachable());
 }
 
 #[test]

@@ -132,6 +132,8 @@ fn what_is_too_large_is_told_apart() {
     assert!(matches!(parse(&line), Err(Malformed::TooLarge(_))));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(FIELDS_MAX));
     assert!(matches!(parse(&many), Err(Malformed::TooLarge(_))));
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\na: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+    assert!(matches!(parse(&head), Err(Malformed::TooLarge(_))));
 }
 
 #[test]
@@ -144,6 +146,65 @@ fn the_end_is_found_at_any_pace() {
         assert_eq!(end_of_head(&head[..end], cut), Some(end), "{cut}");
     }
     assert_eq!(end_of_head(b"a\n\nb", 0), Some(3));
+}
+
+#[test]
+fn only_an_ordinary_head_is_for_the_lane() {
+    let get = |fields: &str| format!("GET /r HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let target = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let fields = |count: usize| get(&"a: b\r\n".repeat(count - 1));
+    let long = |len: usize| get(&format!("a: {}\r\n", "x".repeat(len - get("a: \r\n").len())));
+    assert_eq!(long(300).len(), 300);
+    for (head, ordinary) in [
+        (get(""), true),
+        (get("Connection: close\r\n"), true),
+        (get("connection: Keep-Alive\r\nCONNECTION: , CLOSE,close\r\nConnection:\r\n"), true),
+        (get("Content-Length: 5\r\nTE2: x\r\nupgrades: x\r\nKeep-Alive: timeout=5\r\n"), true),
+        (get("Transfer-Encoding: chunked\r\n"), true),
+        (get("Connection: keep-alive, x-secret\r\n"), false),
+        (get("Connection: close\r\nConnection: te\r\n"), false),
+        (get("Connection: upgrade\r\n"), false),
+        (get("UPGRADE: websocket\r\n"), false),
+        (get("Expect: 100-continue\r\n"), false),
+        (get("te: trailers\r\n"), false),
+        (get("Trailer:\r\n"), false),
+        (get("HTTP2-Settings: AAMAAABkAAQAAP__\r\n"), false),
+        ("GET /r HTTP/1.0\r\nHost: a\r\n\r\n".to_owned(), false),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), false),
+        (target("/%2F//../{c}|d^e?f[g]"), true),
+        (target("http://a/r"), false),
+        (target("/a?b=\"c\""), false),
+        (target("/<a>"), false),
+        (target("/0123456789abcdef`"), false),
+        (fields(LANE_FIELDS_MAX), true),
+        (fields(LANE_FIELDS_MAX + 1), false),
+        (long(LANE_HEAD_BYTES_MAX), true),
+        (long(LANE_HEAD_BYTES_MAX + 1), false),
+    ] {
+        assert_eq!(parse(&head).unwrap().ordinary, ordinary, "{head:?}");
+    }
+}
+
+#[test]
+fn a_connection_goes_on_unless_it_is_to_end() {
+    for (head, keep_alive) in [
+        ("GET /r HTTP/1.1\r\nHost: a\r\n\r\n", true),
+        ("GET /r HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", true),
+        ("GET /r HTTP/1.1\r\nHost: a\r\nConnection: closed\r\n\r\n", true),
+        ("GET /r HTTP/1.1\r\nHost: a\r\nConnection: x ,Close\r\n\r\n", false),
+        ("GET /r HTTP/1.1\r\nHost: a\r\nconnection: close\r\nConnection: keep-alive\r\n\r\n", false),
+        ("GET /r HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", false),
+    ] {
+        assert_eq!(parse(head).unwrap().keep_alive, keep_alive, "{head:?}");
+    }
+}
+
+#[test]
+fn the_fields_of_a_head_are_those_that_came() {
+    let head = b"GET /r HTTP/1.1\r\nHost: a\r\nx:y\r\n\r\n";
+    let read = read(head).unwrap();
+    let fields: Vec<(&[u8], &[u8])> = read.fields(head).iter().collect();
+    assert_eq!(fields, [(&b"Host"[..], &b"a"[..]), (b"x", b"y")]);
 }
 
 /// Whatever comes over the wire, reading it ends well; and what is accepted has exactly one of everything.

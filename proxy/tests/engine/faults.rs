@@ -17,7 +17,7 @@ async fn an_abort_answers_with_its_status_and_reaches_nobody() {
             assert_eq!((answer.status, &*answer.error()), (status, "fault_abort"));
         }
         let log = proxy.log(3).await;
-        assert_eq!(proxy.metric(r#"a8_proxy_faults_total{action="abort",service="s"}"#), Some(3.0));
+        assert_eq!(proxy.metric(r#"a8_proxy_faults_total{action="abort",rule="a",service="s"}"#), Some(3.0));
         assert_eq!((&log[0]["response_flags"], &log[0]["upstream_host"]), (&"FI".into(), &"-".into()));
     }
     assert!(instance.is_untouched());
@@ -56,6 +56,106 @@ async fn a_negative_code_closes_the_connection_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_reset_is_one() {
+    let mut instance = Instance::start().await;
+    let rule = actions(json!([{"action": "abort", "reset": true}]));
+    let proxy = Proxy::with(&[rule], &[("s", "v1", instance.at.to_string())]);
+    for request in [get("/s"), post("/s", "body")] {
+        let mut conn = proxy.connect().await;
+        conn.send(request).await;
+        assert!(conn.is_reset().await);
+    }
+    assert!(instance.is_untouched());
+    let log = proxy.log(2).await;
+    assert!(log.iter().all(|line| line["status"] == "0" && line["response_flags"] == "FI"), "{log:?}");
+    assert_eq!(proxy.metric(r#"a8_proxy_faults_total{action="abort",rule="a",service="s"}"#), Some(2.0));
+}
+
+#[tokio::test]
+async fn a_call_fails_in_the_words_of_grpc() {
+    let rule = actions(json!([{"action": "abort", "grpc_status": 14}]));
+    let instance = Instance::named("x").await;
+    let proxy = Proxy::with(&[rule], &[("s", "v1", instance.to_string())]);
+    let mut conn = proxy.connect().await;
+    for _ in 0..2 {
+        conn.send(
+            "POST /s/M HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 2\r\n\r\nhi",
+        )
+        .await;
+        let answer = conn.answer().await;
+        assert_eq!((answer.status, &*answer.body), (200, ""));
+        for (name, value) in
+            [("grpc-status", "14"), ("content-type", "application/grpc"), ("x-a8-error", "fault_abort")]
+        {
+            assert_eq!(answer.field(name), Some(value), "{name}");
+        }
+        assert!(answer.field("grpc-message").is_some() && answer.goes_on());
+    }
+    assert_eq!(proxy.log(2).await[0]["response_flags"], "FI");
+}
+
+#[tokio::test]
+async fn a_fault_ends_by_itself() {
+    let instance = Instance::named("x").await;
+    for (end, times) in [
+        (json!({"first": 2}), 2),
+        (json!({"expires_at": "2000-01-01T00:00:00Z"}), 0),
+        (json!({"expires_at": "2999-01-01T00:00:00Z"}), 5),
+    ] {
+        let mut action = json!({"action": "abort", "return_code": 418});
+        end.as_object().unwrap().iter().for_each(|(key, value)| action[key] = value.clone());
+        let proxy = Proxy::with(&[actions(json!([action]))], &[("s", "v1", instance.to_string())]);
+        let mut failed = 0;
+        let mut conn = proxy.connect().await;
+        for _ in 0..5 {
+            conn.send(get("/s")).await;
+            failed += usize::from(conn.answer().await.status == 418);
+        }
+        assert_eq!(failed, times, "{end}");
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_meet_a_fault_at_a_time() {
+    let instance = Instance::named("x").await;
+    let rule = actions(json!([{"action": "delay", "duration": 3600, "max_concurrent": 2}]));
+    let proxy = Proxy::with(&[rule], &[("s", "v1", instance.to_string())]);
+    let mut held = Vec::new();
+    for count in 1..=2 {
+        let mut conn = proxy.connect().await;
+        conn.send(get("/s")).await;
+        held.push(conn);
+        let series = r#"a8_proxy_faults_total{action="delay",rule="a",service="s"}"#;
+        proxy.metric_becomes(series, f64::from(count)).await;
+    }
+    assert_eq!(proxy.ask(&get("/s")).await.body, "x", "the third goes on");
+    held.pop();
+    // Its place is free once the proxy has noticed.
+    proxy.log(2).await;
+    let mut conn = proxy.connect().await;
+    conn.send(get("/s")).await;
+    proxy.metric_becomes(r#"a8_proxy_faults_total{action="delay",rule="a",service="s"}"#, 3.0).await;
+}
+
+#[tokio::test]
+async fn what_a_rule_fails_is_no_failure_of_an_instance() {
+    let instance = Instance::named("x").await;
+    let abort = json!({"id": "a", "destination": "s", "match": {"headers": {"X": "y"}},
+        "actions": [{"action": "abort", "return_code": 503}]});
+    let rule = json!({"id": "r", "destination": "s", "route": {"http_req_retries": 5, "backends": [{"tags": ["v1"],
+        "resilience": {"consecutive_errors": 1, "max_requests": 1}}]}});
+    let proxy = Proxy::with(&[abort, rule], &[("s", "v1", instance.to_string())]);
+    let mut conn = proxy.connect().await;
+    for _ in 0..20 {
+        conn.send("GET /s HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n").await;
+        assert_eq!(conn.answer().await.error(), "fault_abort");
+    }
+    conn.send(get("/s")).await;
+    assert_eq!(conn.answer().await.body, "x", "neither ejected nor overloaded");
+    assert_eq!(proxy.metric(r#"a8_proxy_retries_total{service="s"}"#), None);
+}
+
+#[tokio::test]
 async fn a_delay_holds_the_request_and_is_not_charged_to_its_time() {
     let instance = Instance::named("x").await;
     let proxy = Proxy::with(
@@ -72,7 +172,7 @@ async fn a_delay_holds_the_request_and_is_not_charged_to_its_time() {
         assert!((500..1500).contains(&took), "{took} ms");
         assert_eq!(line["response_flags"], "DI");
     }
-    assert_eq!(proxy.metric(r#"a8_proxy_faults_total{action="delay",service="s"}"#), Some(2.0));
+    assert_eq!(proxy.metric(r#"a8_proxy_faults_total{action="delay",rule="a",service="s"}"#), Some(2.0));
 }
 
 #[tokio::test]

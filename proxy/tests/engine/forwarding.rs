@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Instance, Proxy, field, fields, get, ok, route, soon, status_of};
+use crate::support::{Instance, Proxy, field, fields, get, goes_on, ok, route, soon, status_of};
 
 #[tokio::test]
 async fn an_instance_sees_the_request_without_its_service_and_without_what_was_for_one_hop() {
@@ -65,11 +65,12 @@ async fn a_request_without_an_id_gets_one_and_paths_are_stripped_or_rewritten() 
         ("/exact?y", "/exact?y"),
     ] {
         conn.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\n\r\n")).await;
-        if upstream.is_none() {
-            upstream = Some(instance.accept().await);
-        }
+        // Each engine has connections of its own, and may take one of these paths each.
+        let head = match &mut upstream {
+            Some(upstream) => instance.next_request(upstream).await,
+            None => upstream.insert(instance.accept().await).head().await,
+        };
         let upstream = upstream.as_mut().unwrap();
-        let head = upstream.head().await;
         assert!(head.starts_with(&format!("GET {seen} HTTP/1.1\r\n")), "{path}: {head}");
         assert_eq!(field(&head, "x-request-id").unwrap().len(), 36);
         assert_eq!(fields(&head, "x-forwarded-proto"), ["https"]);
@@ -174,7 +175,7 @@ async fn a_client_sees_the_answer_without_what_was_for_one_hop() {
         assert_eq!((answer.status, &*answer.body), (200, "ab"));
         assert_eq!(fields(&answer.head, "set-cookie"), ["a", "b"]);
         assert_eq!(fields(&answer.head, "content-length"), ["2"]);
-        assert_eq!(fields(&answer.head, "connection"), ["keep-alive"]);
+        assert!(answer.goes_on());
         assert_eq!(answer.field("server"), Some("mine"));
         for name in ["x-secret", "keep-alive", "proxy-authenticate", "trailer", "upgrade"] {
             assert_eq!(answer.field(name), None, "{name}");
@@ -224,7 +225,7 @@ async fn bodiless_answers_have_no_body_and_the_connection_goes_on() {
         conn.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
         let head = conn.head().await;
         assert_eq!((status_of(&head), field(&head, "content-length")), (status, length), "{path}");
-        assert_eq!(field(&head, "connection"), Some("keep-alive"), "{path}");
+        assert!(goes_on(&head), "{path}");
     }
 }
 
@@ -245,7 +246,7 @@ async fn interim_answers_reach_those_who_know_them_and_100_continue_is_honoured(
     assert_eq!((status_of(&hints), field(&hints, "link")), (103, Some("x")));
     upstream.send(ok("done")).await;
     let answer = conn.answer().await;
-    assert_eq!((&*answer.body, answer.field("connection")), ("done", Some("keep-alive")));
+    assert_eq!((&*answer.body, answer.goes_on()), ("done", true));
     conn.send("GET /s HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
     upstream.head().await;
     upstream.send("HTTP/1.1 103 Early Hints\r\n\r\n").await;

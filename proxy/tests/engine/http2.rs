@@ -146,7 +146,7 @@ async fn a_delay_ends_when_the_stream_is_reset() {
     let mut client = connect(&proxy).await;
     let held = tokio::spawn(client.send_request(request("/s").body(empty()).unwrap()));
     soon("the request", async {
-        while proxy.metric(r#"a8_proxy_faults_total{action="delay",service="s"}"#) != Some(1.0) {
+        while proxy.metric(r#"a8_proxy_faults_total{action="delay",rule="a",service="s"}"#) != Some(1.0) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     })
@@ -211,4 +211,34 @@ async fn refusals_are_told_to_grpc_clients_in_their_words() {
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["grpc-status"], "12");
     assert_eq!(answer.headers()["x-a8-error"], "unknown_service");
+}
+
+#[tokio::test]
+async fn answers_of_a_rule_and_header_edits_come_over_http2_as_well() {
+    let edited = json!({"id": "e", "priority": -1, "destination": "s", "route": {"backends": [{"tags": ["v1"]}],
+        "headers": {"request": {"set": {"X-A": "new"}}, "response": {"remove": ["X-B"], "add": {"X-C": "1"}}}}});
+    let response = json!({"id": "p", "destination": "s", "match": {"headers": {"X": "response"}},
+        "route": {"response": {"status": 503, "body": "later"}}});
+    let redirect = json!({"id": "r", "destination": "s", "match": {"headers": {"X": "redirect"}},
+        "route": {"redirect": {"scheme": "https"}}});
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::with(&[edited, response, redirect], &[("s", "v1", instance.at.to_string())]);
+    let mut client = connect(&proxy).await;
+    let answer = tokio::spawn(client.send_request(request("/s").header("x-a", "old").body(empty()).unwrap()));
+    let (mut upstream, head) = instance.request().await;
+    assert_eq!(fields(&head, "x-a"), ["new"]);
+    upstream.send("HTTP/1.1 200 OK\r\nX-B: 1\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = soon("the answer", answer).await.unwrap().unwrap();
+    assert_eq!((answer.headers().get("x-b"), &answer.headers()["x-c"]), (None, &"1".parse().unwrap()));
+    // A call of gRPC gets what the rule says, too.
+    for kind in ["text/plain", "application/grpc"] {
+        let asked = request("/s/x?y").header("x", "response").header("content-type", kind);
+        let answer = client.send_request(asked.body(empty()).unwrap()).await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().get("grpc-status")), (503, None));
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "later");
+    }
+    let asked = request("/s/x?y").header("x", "redirect").body(empty()).unwrap();
+    let answer = client.send_request(asked).await.unwrap();
+    assert_eq!(answer.status().as_u16(), 302);
+    assert_eq!(answer.headers()["location"], "https://shop.example:81/s/x?y");
 }

@@ -1,7 +1,7 @@
 //! A proxy in a thread, instances and clients on raw sockets. Every wait has an end.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,15 +15,19 @@ use pingora::server::ShutdownWatch;
 use proxy::config::Settings;
 use proxy::feed::Stage;
 use proxy::server::{Limits, Server};
+use proxy::tls::Tls;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// No single wait of a test lasts longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whoever takes nothing for so long has stopped reading.
+const STUCK_AFTER: Duration = Duration::from_millis(300);
 
 /// Waits for `future`, and fails the test when it does not come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -40,6 +44,8 @@ struct Line {
 pub(crate) struct Proxy {
     pub(crate) http: SocketAddr,
     pub(crate) stage: Stage,
+    /// The certificates, where it speaks TLS.
+    pub(crate) tls: Option<Arc<Tls>>,
     dir: TempDir,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -55,7 +61,7 @@ impl ServerApp for NoAdmin {
 }
 
 impl Proxy {
-    /// A proxy for one service `s` with these instances, and no rules.
+    /// A proxy with the engine under test for one service `s` with these instances, and no rules.
     pub(crate) fn of(instances: &[SocketAddr]) -> Self {
         Self::with(&[], &instances.iter().map(|at| ("s", "v1", at.to_string())).collect::<Vec<_>>())
     }
@@ -66,6 +72,26 @@ impl Proxy {
     }
 
     pub(crate) fn patient(limits: Limits, rules: &[Value], instances: &[(&str, &str, String)]) -> Self {
+        Self::running(crate::chosen::ENGINE, limits, rules, instances)
+    }
+
+    /// A proxy with an engine of one's own choice.
+    pub(crate) fn running(
+        engine: &str,
+        limits: Limits,
+        rules: &[Value],
+        instances: &[(&str, &str, String)],
+    ) -> Self {
+        Self::told(&[format!("--engine={engine}")], limits, rules, instances)
+    }
+
+    /// A proxy with further flags.
+    pub(crate) fn told(
+        flags: &[String],
+        limits: Limits,
+        rules: &[Value],
+        instances: &[(&str, &str, String)],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = format!("--data_dir={}", dir.path().display());
         let line = [
@@ -77,10 +103,11 @@ impl Proxy {
             "--threads=2",
             &data_dir,
         ];
+        let line = line.into_iter().chain(flags.iter().map(|flag| &**flag));
         let config = Line::try_parse_from(line).unwrap().settings.check().unwrap();
         let server = Server::bind(&config).unwrap().with_limits(limits);
         let (stop, stopped) = oneshot::channel();
-        let (http, stage) = (server.http(), server.live().stage.clone());
+        let (http, stage, tls) = (server.http(), server.live().stage.clone(), server.live().tls.clone());
         let thread = std::thread::spawn(move || {
             server
                 .serve(NoAdmin, async {
@@ -88,7 +115,7 @@ impl Proxy {
                 })
                 .unwrap();
         });
-        let proxy = Self { http, stage, dir, stop: Some(stop), thread: Some(thread) };
+        let proxy = Self { http, stage, tls, dir, stop: Some(stop), thread: Some(thread) };
         proxy.apply(rules, instances);
         proxy
     }
@@ -255,9 +282,14 @@ impl Instance {
     }
 }
 
-/// An address that refuses connections.
+/// An address that refuses connections for as long as this process lives: its port is held, so that no other test's
+/// listener gets it.
 pub(crate) async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let at = held.local_addr().unwrap();
+    std::mem::forget(held);
+    at
 }
 
 pub(crate) fn ok(body: &str) -> String {
@@ -287,9 +319,15 @@ pub(crate) fn actions(actions: Value) -> Value {
 }
 
 /// One side of a connection.
-pub(crate) struct Conn {
-    stream: TcpStream,
+pub(crate) struct Conn<S = TcpStream> {
+    pub(crate) stream: S,
     held: Vec<u8>,
+}
+
+/// Everything is on its way then: TLS may hold the last of it back.
+async fn written(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// An answer with its body.
@@ -306,6 +344,11 @@ impl Answer {
         field(&self.head, name)
     }
 
+    /// Whether another request may follow on the connection.
+    pub(crate) fn goes_on(&self) -> bool {
+        goes_on(&self.head)
+    }
+
     /// The envelope's id, which the header must repeat.
     pub(crate) fn error(&self) -> String {
         let body: Value =
@@ -315,6 +358,16 @@ impl Answer {
         assert_eq!(self.field("x-a8-error"), Some(&*id));
         assert_eq!(self.field("content-type"), Some("application/json"));
         id
+    }
+}
+
+/// Whether another request may follow after an answer with this head: HTTP/1.1 need not say so.
+pub(crate) fn goes_on(head: &str) -> bool {
+    let connection = fields(head, "connection");
+    assert!(connection.len() < 2, "one Connection field at most: {head}");
+    match connection.first() {
+        None => head.starts_with("HTTP/1.1 "),
+        Some(option) => *option == "keep-alive",
     }
 }
 
@@ -336,16 +389,23 @@ pub(crate) fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
 impl Conn {
     fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
+    /// One side of a connection over anything.
+    pub(crate) fn over(stream: S) -> Self {
         Self { stream, held: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) {
-        soon("a write", self.stream.write_all(text.as_ref())).await.unwrap();
+        soon("a write", written(&mut self.stream, text.as_ref())).await.unwrap();
     }
 
     /// Writes, and does not mind when the other side has gone.
     pub(crate) async fn try_send(&mut self, text: impl AsRef<[u8]>) -> bool {
-        soon("a write", self.stream.write_all(text.as_ref())).await.is_ok()
+        soon("a write", written(&mut self.stream, text.as_ref())).await.is_ok()
     }
 
     /// Reads more; `false` at the end or when the connection was reset.
@@ -359,6 +419,12 @@ impl Conn {
     /// Whether the other side has closed, with nothing before it.
     pub(crate) async fn is_closed(&mut self) -> bool {
         self.held.is_empty() && !self.more().await
+    }
+
+    /// Whether the other side has reset the connection, with nothing before it.
+    pub(crate) async fn is_reset(&mut self) -> bool {
+        let read = soon("the end", self.stream.read(&mut [0; 1])).await;
+        self.held.is_empty() && read.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
     }
 
     /// The next head; `None` at the end of the connection.
@@ -455,7 +521,7 @@ pub(crate) fn status_of(head: &str) -> u16 {
         .unwrap_or_else(|| panic!("no status: {head:?}"))
 }
 
-impl Conn {
+impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     /// So many raw bytes; `None` when the connection ends before.
     pub(crate) async fn try_bytes(&mut self, len: usize) -> Option<Vec<u8>> {
         while self.held.len() < len {
@@ -480,6 +546,48 @@ impl Conn {
         std::mem::take(&mut self.held)
     }
 
+    /// Sends back so many bytes as they come.
+    pub(crate) async fn echo(&mut self, len: usize) {
+        let mut left = len;
+        loop {
+            let piece = std::mem::take(&mut self.held);
+            self.send(&piece).await;
+            left -= piece.len();
+            if left == 0 {
+                return;
+            }
+            assert!(self.more().await, "closed; {left} bytes are missing");
+        }
+    }
+
+    /// Writes, and reads as many bytes as it writes at the same time.
+    pub(crate) async fn send_and_read(&mut self, bytes: &[u8]) -> Vec<u8> {
+        assert!(self.held.is_empty(), "unread: {:?}", self.held());
+        let mut read = vec![0; bytes.len()];
+        let (mut input, mut output) = tokio::io::split(&mut self.stream);
+        let both = async { tokio::try_join!(written(&mut output, bytes), input.read_exact(&mut read)) };
+        soon("both ways", both).await.unwrap();
+        read
+    }
+
+    /// Writes, and at the same time reads and throws away so many bytes.
+    pub(crate) async fn send_and_count(&mut self, bytes: &[u8], len: usize) -> usize {
+        let mut count = std::mem::take(&mut self.held).len();
+        let (mut input, mut output) = tokio::io::split(&mut self.stream);
+        let reading = async {
+            let mut space = vec![0; 64 * 1024];
+            while count < len {
+                match input.read(&mut space).await? {
+                    0 => break,
+                    read => count += read,
+                }
+            }
+            Ok(count)
+        };
+        let both = async { tokio::try_join!(written(&mut output, bytes), reading) };
+        soon("both ways", both).await.unwrap().1
+    }
+
     /// Reads and throws away so many bytes.
     pub(crate) async fn count(&mut self, len: usize) -> usize {
         let mut read = 0;
@@ -491,17 +599,23 @@ impl Conn {
         }
     }
 
-    /// Writes until the other side takes nothing more for a while; how much it took, `max` at most.
-    pub(crate) async fn send_until_stuck(&mut self, max: usize) -> usize {
-        let piece = [b'x'; 64 * 1024];
+    /// Writes in pieces of `piece` bytes until the other side takes nothing more for a while; how much it took, about `max`
+    /// at most.
+    pub(crate) async fn send_until_stuck(&mut self, max: usize, piece: usize) -> usize {
+        let piece = vec![b'x'; piece];
         let mut sent = 0;
         while sent < max {
             let len = piece.len().min(max - sent);
-            match timeout(Duration::from_millis(300), self.stream.write(&piece[..len])).await {
+            match timeout(STUCK_AFTER, self.stream.write(&piece[..len])).await {
                 Ok(written) => sent += written.unwrap(),
                 Err(_) => break,
             }
         }
         sent
+    }
+
+    /// Writes all of it, unless the other side takes nothing more for a while.
+    pub(crate) async fn try_send_soon(&mut self, text: impl AsRef<[u8]>) -> bool {
+        timeout(STUCK_AFTER, self.stream.write_all(text.as_ref())).await.is_ok_and(|written| written.is_ok())
     }
 }

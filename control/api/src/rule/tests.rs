@@ -34,6 +34,21 @@ fn what_2_3_refuses_is_refused() {
         with_match(json!({"headers": {"X": "a)(b"}})),
         with_match(json!({"headers": {"not a name": "x"}})),
         with_match(json!({"any": [{}]})),
+        with_match(json!({"method": []})),
+        with_match(json!({"method": ""})),
+        with_match(json!({"method": "GET POST"})),
+        with_match(json!({"method": ["GET", "GET"]})),
+        with_match(json!({"path": {}})),
+        with_match(json!({"path": {"exact": "/a", "prefix": "/b"}})),
+        with_match(json!({"path": {"prefix": "a"}})),
+        with_match(json!({"path": {"regex": "("}})),
+        with_match(json!({"query": {"": "1"}})),
+        with_match(json!({"query": {"a=b": "1"}})),
+        with_match(json!({"query": {"a": "("}})),
+        with_match(json!({"authority": "("})),
+        with_match(json!({"all": [{"method": "("}]})),
+        with_match(json!({"source": {"name": "s", "tags": ["version=^1.x.y"]}})),
+        with_route(json!({"backends": [{"tags": ["version=>=1 <"]}]})),
         with_route(json!({})),
         with_route(json!({"backends": []})),
         with_route(json!({"backends": [{"weight": 0.5}]})),
@@ -49,6 +64,81 @@ fn what_2_3_refuses_is_refused() {
         with_route(json!({"backends": [{"tags": ["a"]}], "http_req_retries": -1})),
         with_route(json!({"backends": [{"tags": ["a"]}], "uri": {}})),
         with_route(json!({"backends": [{"tags": ["a"]}], "uri": {"path": "/a", "prefix": "/b"}})),
+        with_route(json!({"response": {"status": 199}})),
+        with_route(json!({"response": {"status": 600}})),
+        with_route(json!({"response": {}})),
+        with_route(json!({"response": {"status": 204, "body": "x"}})),
+        with_route(json!({"response": {"status": 200, "body": "x".repeat(65_537)}})),
+        with_route(json!({"response": {"status": 200, "headers": {"Content-Length": "7"}}})),
+        with_route(json!({"response": {"status": 200, "headers": {"X": "a\r\nY: b"}}})),
+        with_route(json!({"response": {"status": 200}, "redirect": {"path": "/"}})),
+        with_route(json!({"response": {"status": 200}, "backends": [{"tags": ["a"]}]})),
+        with_route(json!({"response": {"status": 200}, "http_req_retries": 1})),
+        with_route(json!({"response": {"status": 200}, "headers": {"request": {"remove": ["X"]}}})),
+        with_route(json!({"redirect": {}})),
+        with_route(json!({"redirect": {"status": 304, "path": "/a"}})),
+        with_route(json!({"redirect": {"scheme": "ftp"}})),
+        with_route(json!({"redirect": {"host": "a@b"}})),
+        with_route(json!({"redirect": {"host": "a b"}})),
+        with_route(json!({"redirect": {"host": "a/b"}})),
+        with_route(json!({"redirect": {"path": "//evil.example"}})),
+        with_route(json!({"redirect": {"path": "a"}})),
+        with_route(json!({"redirect": {"path": "/a b"}})),
+        with_route(json!({"redirect": {"path": "/a", "prefix_rewrite": "/b"}})),
+        with_route(json!({"redirect": {"prefix_rewrite": "/b?c"}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "headers": {}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "headers": {"request": {}}})),
+        with_route(
+            json!({"backends": [{"tags": ["a"]}], "headers": {"request": {"set": {"Transfer-Encoding": "x"}}}}),
+        ),
+        with_route(json!({"backends": [{"tags": ["a"]}], "headers": {"request": {"set": {"host": "x"}}}})),
+        with_route(
+            json!({"backends": [{"tags": ["a"]}], "headers": {"response": {"remove": ["Connection"]}}}),
+        ),
+        with_route(json!({"backends": [{"tags": ["a"]}], "headers": {"response": {"remove": ["X", "x"]}}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "headers": {"response": {"add": {"X": " a"}}}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "headers": {"response": {"add": {"X": "a\u{0}"}}}})),
+        with_route(
+            json!({"backends": [{"tags": ["a"]}], "headers": {"response": {"add": {"no name": "a"}}}}),
+        ),
+        with_route(json!({"backends": [{"tags": ["a"]}], "sticky": {}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "sticky": {"header": "X", "cookie": "c"}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "sticky": {"header": "no name"}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "sticky": {"cookie": "a;b"}})),
+        with_route(json!({"response": {"status": 200}, "sticky": {"source": true}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"count": -1}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"count": 100}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"count": 2}, "http_req_retries": 2})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"on": ["sometimes"]}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"on": ["200"]}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"on": ["5xx", "5xx"]}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"methods": ["G ET"]}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"per_try_timeout": -1}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"budget_percent": 101}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "retries": {"backoff_ms": 60_001}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "rate_limit": {}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "rate_limit": {"requests_per_s": -1}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "rate_limit": {"requests_per_s": 1, "burst": -1}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "rate_limit": {"requests_per_s": 1, "key": {}}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "mirror": {}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "mirror": {"service": "s", "percent": 101}})),
+        with_route(json!({"backends": [{"tags": ["a"]}], "mirror": {"tags": ["a", "a"]}})),
+        with_route(json!({"backends": [{"tags": ["a"], "lb_type": "ring_hash"}]})),
+        with_route(json!({"backends": [{"tags": ["a"], "hash_on": {"source": true}}]})),
+        with_route(
+            json!({"backends": [{"tags": ["a"], "lb_type": "ring_hash", "hash_on": {"source": true}, "slow_start": 1}]}),
+        ),
+        with_route(json!({"backends": [{"tags": ["a"], "slow_start": -1}]})),
+        with_route(json!({"edge": {}})),
+        with_route(json!({"edge": {"host": "shop.example:80"}})),
+        with_route(json!({"edge": {"host": "shop..example"}})),
+        with_route(json!({"edge": {"host": "*"}})),
+        with_route(json!({"edge": {"host": "a*.example"}})),
+        with_route(json!({"edge": {"path_prefix": "shop"}})),
+        with_route(json!({"edge": {"host": "h"}, "uri": {"prefix": "/a"}, "backends": [{"tags": ["a"]}]})),
+        with_route(json!({"edge": {"host": "h"}, "http_req_timeout": 1})),
+        with_route(json!({"edge": {"host": "h"}, "rate_limit": {"requests_per_s": 1}})),
         with_action(json!({"action": "explode"})),
         with_action(json!({"action": "delay"})),
         with_action(json!({"action": "delay", "duration": -1})),
@@ -60,6 +150,27 @@ fn what_2_3_refuses_is_refused() {
         with_action(json!({"action": "abort", "return_code": -6})),
         with_action(json!({"action": "abort", "return_code": 500, "duration": 1})),
         with_action(json!({"action": "abort", "return_code": 500, "log_key": "k"})),
+        with_action(json!({"action": "delay", "duration": 1, "uniform": {"max": 2}})),
+        with_action(json!({"action": "delay", "uniform": {"min": 3, "max": 2}})),
+        with_action(json!({"action": "delay", "uniform": {}})),
+        with_action(json!({"action": "delay", "normal": {"stddev": 1}})),
+        with_action(json!({"action": "delay", "normal": {"mean": 1, "stddev": -1}})),
+        with_action(json!({"action": "delay", "exponential": {}})),
+        with_action(json!({"action": "delay", "duration": 1, "first": -1})),
+        with_action(json!({"action": "delay", "duration": 1, "max_concurrent": -1})),
+        with_action(json!({"action": "delay", "duration": 1, "expires_at": "tomorrow"})),
+        with_action(json!({"action": "delay", "duration": 1, "expires_at": "2026-01-31T12:00:00+01:00"})),
+        with_action(json!({"action": "delay", "duration": 1, "duration_s": 60})),
+        with_action(json!({"action": "abort", "reset": true, "return_code": 500})),
+        with_action(json!({"action": "abort", "grpc_status": 17})),
+        with_action(json!({"action": "abort", "grpc_status": -1})),
+        with_action(json!({"action": "abort", "return_code": 500, "bytes_per_s": 1})),
+        with_action(json!({"action": "bandwidth"})),
+        with_action(json!({"action": "bandwidth", "bytes_per_s": -1})),
+        with_action(json!({"action": "bandwidth", "bytes_per_s": 1, "after_bytes": 1})),
+        with_action(json!({"action": "truncate"})),
+        with_action(json!({"action": "truncate", "after_bytes": -1})),
+        with_action(json!({"action": "trace", "first": 1})),
         with_action(json!({"action": "trace", "probability": 0.5})),
         with_action(json!({"action": "trace", "tags": ["a", "a"]})),
     ];
@@ -77,6 +188,9 @@ fn a_value_of_the_wrong_type_is_invalid_json_and_not_an_invalid_rule() {
         with_route(json!({"backends": [{"tags": ["a"]}], "http_req_retries": 1.5})),
         with_action(json!({"action": "abort", "return_code": 500.5})),
         with_match(json!({"headers": {"X": 1}})),
+        with_match(json!({"method": 1})),
+        with_match(json!({"path": "/a"})),
+        with_match(json!({"query": ["a"]})),
     ] {
         assert!(parse(rule.clone()).is_err_and(|error| error.starts_with("json: ")), "{rule}");
     }
@@ -96,14 +210,79 @@ fn what_is_accepted_is_answered_as_it_was_written_without_zeroes() {
         with_match(
             json!({"all": [{"headers": {"a": "1"}}], "any": [{"source": {"name": "x"}}], "none": [{"headers": {"b": "2"}}]}),
         ),
+        with_route(json!({"backends": [{"tags": ["a"]}, {"tags": ["b"]}], "sticky": {"cookie": "session"},
+            "retries": {"count": 0, "on": ["gateway-error", "reset", "429"], "methods": ["GET"], "per_try_timeout": 0.5, "budget_percent": 12.5, "backoff_ms": 10},
+            "rate_limit": {"requests_per_s": 0.5, "burst": 3, "key": {"header": "X-User"}}, "mirror": {"service": "shadow", "percent": 1}})),
+        with_route(
+            json!({"backends": [{"tags": ["a"], "lb_type": "p2c_ewma", "slow_start": 30}], "rate_limit": {"requests_per_s": 10}, "mirror": {"tags": ["b"]}}),
+        ),
+        with_route(
+            json!({"backends": [{"tags": ["a"], "lb_type": "ring_hash", "hash_on": {"source": true}}]}),
+        ),
+        with_route(json!({"edge": {"host": "*.shop.example"}})),
+        with_route(
+            json!({"edge": {"path_prefix": "/shop", "prefix_rewrite": "/"}, "backends": [{"tags": ["a"]}]}),
+        ),
+        with_route(json!({"edge": {"host": "h", "path_prefix": "/"}, "response": {"status": 404}})),
+        with_match(json!({"method": "GET"})),
+        with_match(
+            json!({"method": ["GET"], "path": {"prefix": "/a"}, "query": {"a": "1|2"}, "authority": "shop[.]example"}),
+        ),
+        with_match(
+            json!({"any": [{"path": {"exact": "/a"}}, {"path": {"regex": "/a/[0-9]+"}}], "none": [{"method": ["PUT", "POST"]}]}),
+        ),
+        with_route(json!({"backends": [{"tags": ["version=^1.4", "zone=a"]}]})),
         with_action(json!({"action": "delay", "duration": 7, "probability": 1, "tags": ["version=v1"]})),
         with_action(json!({"action": "abort", "return_code": -1, "probability": 0.5})),
+        with_action(json!({"action": "delay", "uniform": {"min": 0.5, "max": 2}, "probability": 0.5})),
+        with_action(
+            json!({"action": "delay", "normal": {"mean": 1, "stddev": 0.25}, "probability": 1, "first": 5}),
+        ),
+        with_action(
+            json!({"action": "delay", "exponential": {"mean": 1}, "probability": 1, "max_concurrent": 2}),
+        ),
+        with_action(json!({"action": "abort", "reset": true, "probability": 1, "tags": ["v1"]})),
+        with_action(
+            json!({"action": "abort", "grpc_status": 14, "probability": 1, "duration_s": 60, "expires_at": "2026-01-31T12:00:00Z"}),
+        ),
+        with_action(json!({"action": "bandwidth", "bytes_per_s": 1024, "probability": 0.1})),
+        with_action(json!({"action": "truncate", "after_bytes": 0, "probability": 1})),
         with_action(json!({"action": "trace", "log_key": "k", "log_value": "v"})),
         json!({"id": "r", "priority": -3, "tags": ["t", "t"], "destination": "d", "route": {"backends": [{"tags": ["v1"]}]}}),
     ] {
         let parsed = parse(rule.clone()).unwrap();
         assert_eq!(serde_json::to_value(&parsed).unwrap(), rule);
     }
+}
+
+#[test]
+fn a_refusal_names_the_field_with_the_words_of_the_wire() {
+    for (rule, field) in [
+        (with_match(json!({"method": ["GET", "GET"]})), "match.method: holds a duplicate"),
+        (with_match(json!({"any": [{"path": {"prefix": "a"}}]})), "match.path: does not begin with a slash"),
+        (with_match(json!({"query": {"a": "("}})), "match.query: `(` does not compile"),
+        (with_match(json!({"authority": "("})), "match.authority: `(` does not compile"),
+        (
+            with_route(json!({"backends": [{"tags": ["v=^1.x.y"]}]})),
+            "route.backends.tags: `v=^1.x.y` is no range",
+        ),
+    ] {
+        let answer = parse(rule.clone()).unwrap_err();
+        assert!(answer.starts_with(&format!("rule: {field}")), "{rule} -> {answer}");
+    }
+}
+
+#[test]
+fn a_fault_that_lasts_ends_so_long_after_it_was_written_and_stays_so() {
+    let rule = with_action(json!({"action": "delay", "duration": 1, "duration_s": 90.5}));
+    let mut raw: RawRule = serde_json::from_value(rule).unwrap();
+    let at = |seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    raw.begin(at(1_000));
+    raw.begin(at(2_000));
+    assert_eq!(raw.actions[0].expires_at, "1970-01-01T00:18:11Z");
+    let rule = Rule::try_from(raw).unwrap();
+    let limits = &rule.actions()[0].chance().unwrap().limits;
+    assert!(!limits.is_over(|| 1_090) && limits.is_over(|| 1_091));
 }
 
 #[test]

@@ -40,6 +40,22 @@ fn what_was_committed_is_there_after_opening_again() {
 }
 
 #[test]
+fn the_switch_of_the_faults_is_kept_and_a_file_from_before_it_opens() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(directory.path()).unwrap();
+    let book = write(&store, "a", &RuleBook::default(), Edit::Upsert(vec![raw("x")]));
+    let transaction = store.database.begin_write().unwrap();
+    assert!(transaction.delete_table(FAULTS).unwrap());
+    transaction.commit().unwrap();
+    assert_eq!(store.load().unwrap(), [(Namespace::new("a").unwrap(), book.clone())]);
+    let book = write(&store, "a", &book, Edit::Faults { disabled: true });
+    drop(store);
+    let kept = RedbStore::open(directory.path()).unwrap().load().unwrap();
+    assert!(kept[0].1.faults_disabled());
+    assert_eq!(kept, [(Namespace::new("a").unwrap(), book)]);
+}
+
+#[test]
 fn a_file_copied_in_the_middle_of_its_life_opens_with_everything_that_was_committed() {
     // What a process leaves behind that is killed between two writes: the file without a clean close.
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

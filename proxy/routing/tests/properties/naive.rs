@@ -2,7 +2,7 @@
 //! looking at the table. It shares with it the draws alone, since chance is an argument.
 
 use control_api::{RuleId, Snapshot};
-use routing::{Purpose, Seed, rule_key};
+use routing::{Half, Purpose, Seed, rule_key};
 use serde_json::Value;
 
 use crate::worlds::{Request, World};
@@ -14,11 +14,36 @@ pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
     let is_route = |rule: &&&Value| !rule["route"].is_null();
 
     // 1. A rule with uri captures first, otherwise the first path segment names the destination.
-    let captures = |rule: &&&Value| uri_covers(&rule["route"]["uri"], &request.path);
+    let captures = |rule: &&&Value| {
+        uri_covers(&rule["route"]["uri"], &request.path) || edge_covers(&rule["route"]["edge"], request)
+    };
     let captured = rules.iter().filter(is_route).filter(captures).find(holds);
     let segment =
         request.path.strip_prefix('/').map(|rest| rest.split('/').next().unwrap()).unwrap_or_default();
-    let destination = captured.map_or_else(|| segment.replace("%20", " "), |rule| text(&rule["destination"]));
+    let exists = |name: &str| {
+        let is_it = |value: &Value| text(value) == name;
+        world.instances.iter().any(|instance| is_it(&instance["service_name"]))
+            || world.rules.iter().any(|rule| is_it(&rule["destination"]))
+    };
+    let host = match request.authority {
+        "a.a8" => Some("a"),
+        "b.default.a8:80" => Some("b"),
+        "C.A8" => Some("C"),
+        "c.A8" => Some("c"),
+        _ => None,
+    };
+    let host = host.filter(|name| captured.is_none() && exists(name));
+    let destination = match (captured, host) {
+        (Some(rule), _) => text(&rule["destination"]),
+        (None, Some(name)) => name.to_owned(),
+        (None, None) => segment.replace("%20", " "),
+    };
+    // A rule that only names the service leaves the rest to the others.
+    let names_only = |rule: &&&Value| {
+        let route = &rule["route"];
+        route["backends"].is_null() && route["response"].is_null() && route["redirect"].is_null()
+    };
+    let deciding = captured.filter(|rule| !names_only(rule));
 
     // 8. Unknown altogether.
     let is_ours = |rule: &&&Value| text(&rule["destination"]) == destination;
@@ -28,16 +53,17 @@ pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
     }
 
     // 2 to 4. The first route rule that holds; none exists: default; none holds: no route.
-    let ruled = rules.iter().filter(is_ours).any(|rule| is_route(&rule));
-    let plain = |rule: &&&Value| rule["route"]["uri"].is_null();
-    let route = captured.or_else(|| rules.iter().filter(is_ours).filter(is_route).filter(plain).find(holds));
+    let ruled = rules.iter().filter(is_ours).any(|rule| is_route(&rule) && !names_only(&rule));
+    let plain = |rule: &&&Value| rule["route"]["uri"].is_null() && rule["route"]["edge"].is_null();
+    let route = deciding.or_else(|| rules.iter().filter(is_ours).filter(is_route).filter(plain).find(holds));
     if ruled && route.is_none() {
         return "no_route".to_owned();
     }
 
     // 5. The backend by weight, the instances by name and tags.
     let seed = Seed::of(request.id.as_bytes());
-    let backend = route.map(|rule| {
+    let answer = route.map(|rule| &rule["route"]).filter(|route| route["backends"].is_null());
+    let backend = route.filter(|_| answer.is_none()).map(|rule| {
         let draw = seed.draw(Purpose::Split, key(rule)).get();
         by_weight(rule["route"]["backends"].as_array().unwrap(), draw)
     });
@@ -47,41 +73,92 @@ pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
     let ids = instances(world, name, &tags);
 
     // 7. Checked before 6.
-    if ids.is_empty() {
+    if ids.is_empty() && answer.is_none() {
         return "no_instances".to_owned();
     }
 
     // 6. One action rule, its actions in order.
     let actions = rules.iter().filter(is_ours).filter(|rule| !is_route(rule)).find(holds);
-    let (mut delay, mut abort, mut fired) = (0.0, None, Vec::new());
+    let (mut delay, mut abort, mut fired) = (0_u64, None, Vec::new());
+    let (mut speeds, mut cuts) = (Vec::new(), Vec::new());
     for (place, action) in actions.iter().flat_map(|rule| rule["actions"].as_array().unwrap()).enumerate() {
         let probability = action["probability"].as_f64().filter(|share| *share > 0.0).unwrap_or(1.0);
-        let draw = seed.draw(Purpose::Action(u8::try_from(place).unwrap()), key(actions.unwrap())).get();
-        let runs = list(&action["tags"]).iter().all(|tag| tags.contains(tag)) && draw < probability;
+        let number = u8::try_from(place).unwrap();
+        let drawn = |purpose| seed.draw(purpose, key(actions.unwrap())).get();
+        let tagged = list(&action["tags"]).iter().all(|tag| tags.contains(tag));
+        // It is noon.
+        let over = action["expires_at"].as_str().is_some_and(|end| end <= "1970-01-01T12:00:00Z");
+        let counted = !action["first"].is_null() || !action["max_concurrent"].is_null();
+        let full = counted && place % 2 == 1;
+        let disabled = world.faults_disabled && action["action"] != "trace";
+        let runs = !disabled && tagged && drawn(Purpose::Action(number)) < probability && !over && !full;
         if abort.is_some() || !runs {
             continue;
         }
         fired.push(place);
-        delay += action["duration"].as_f64().unwrap_or(0.0);
-        abort = action["return_code"].as_i64();
+        let pair = [Half::First, Half::Second].map(|half| drawn(Purpose::Length(number, half)));
+        delay += micros(action, pair);
+        speeds.extend(action["bytes_per_s"].as_u64());
+        cuts.extend(action["after_bytes"].as_u64());
+        abort = match (&action["return_code"], &action["reset"], &action["grpc_status"]) {
+            (Value::Number(code), _, _) => Some(code.to_string()),
+            (_, Value::Bool(_), _) => Some("reset".to_owned()),
+            (_, _, Value::Number(code)) => Some(format!("grpc {code}")),
+            _ => None,
+        };
     }
-    let faults = actions.map_or_else(|| "none".to_owned(), |rule| format!("{} {fired:?}", text(&rule["id"])));
+    let delay = delay as f64 / 1e6;
+    let limits = (speeds.into_iter().min(), cuts.into_iter().min());
+    let faults = actions
+        .map_or_else(|| "none".to_owned(), |rule| format!("{} {fired:?} {limits:?}", text(&rule["id"])));
 
-    let dst = if tags.is_empty() { name.to_owned() } else { format!("{name}:{}", tags.join(",")) };
+    let dst = if answer.is_some() {
+        "nobody".to_owned()
+    } else if tags.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}:{}", tags.join(","))
+    };
     if let Some(code) = abort {
         return format!("abort {code} for {dst} after {delay} faults {faults}");
+    }
+    if let Some(route) = answer {
+        let (status, location) = match route["response"]["status"].as_u64() {
+            Some(status) => (status, String::new()),
+            None => {
+                let rest = match (captured, host) {
+                    (Some(rule), _) => request.path[matched(&rule["route"]).len()..].to_owned(),
+                    (None, Some(_)) => request.path.clone(),
+                    (None, None) => {
+                        request.path[1..].find('/').map_or("", |at| &request.path[1 + at..]).to_owned()
+                    }
+                };
+                (route["redirect"]["status"].as_u64().unwrap_or(302), elsewhere(route, request, &rest))
+            }
+        };
+        return format!("answer {status} {location} after {delay} faults {faults}");
     }
     let or = |value: &Value, default: f64| value.as_f64().filter(|number| *number > 0.0).unwrap_or(default);
     let times = |name: &str, default| route.map_or(default, |rule| or(&rule["route"][name], default));
     let (timeout, retries) = (times("http_req_timeout", 15.0), times("http_req_retries", 1.0));
     let lb = backend.and_then(|backend| backend["lb_type"].as_str()).filter(|lb| !lb.is_empty());
     let lb = lb.unwrap_or("round_robin");
-    let path = match captured {
-        Some(rule) => replaced(&rule["route"]["uri"], &request.path),
-        None => stripped(&request.path),
+    let copy = route.filter(|rule| !rule["route"]["mirror"].is_null()).and_then(|rule| {
+        let mirror = &rule["route"]["mirror"];
+        let percent = mirror["percent"].as_f64().unwrap_or(100.0);
+        let (name, mut tags) = (mirror["service"].as_str().unwrap_or(&destination), list(&mirror["tags"]));
+        tags.sort();
+        let there = !instances(world, name, &tags).is_empty();
+        let dst = if tags.is_empty() { name.to_owned() } else { format!("{name}:{}", tags.join(",")) };
+        (there && seed.draw(Purpose::Mirror, key(rule)).get() * 100.0 < percent).then_some(dst)
+    });
+    let path = match (captured, host) {
+        (Some(rule), _) if rule["route"]["edge"].is_null() => replaced(&rule["route"]["uri"], &request.path),
+        (Some(_), _) | (None, Some(_)) => request.path.clone(),
+        (None, None) => stripped(&request.path),
     };
     format!(
-        "forward {path} to {dst} {lb} {ids:?} after {delay} within {timeout} retries {retries} faults {faults}"
+        "forward {path} to {dst} {lb} {ids:?} after {delay} within {timeout} retries {retries} copy {copy:?} faults {faults}"
     )
 }
 
@@ -89,14 +166,36 @@ pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
 /// services that its rules name.
 pub(crate) fn made_of(snapshot: &Snapshot, name: &str) -> Vec<String> {
     let rules: Vec<_> = snapshot.rules().values().filter(|rule| rule.destination.as_str() == name).collect();
-    let backends = rules.iter().filter_map(|rule| rule.route()).flat_map(|route| &route.backends);
-    let mut services: Vec<&str> =
-        backends.filter_map(|backend| backend.name.as_ref()).map(AsRef::as_ref).collect();
+    let routes = || rules.iter().filter_map(|rule| rule.route());
+    let backends = routes().flat_map(|route| &route.backends).filter_map(|backend| backend.name.as_ref());
+    let mirrors = routes().filter_map(|route| route.mirror.as_ref()?.service.as_ref());
+    let mut services: Vec<&str> = backends.chain(mirrors).map(AsRef::as_ref).collect();
     services.push(name);
     let instances =
         snapshot.instances().values().filter(|instance| services.contains(&instance.service_name.as_str()));
+    let switch = rules.iter().any(|rule| !rule.actions().is_empty()).then(|| snapshot.faults_disabled());
     let rules = rules.iter().map(|rule| serde_json::to_string(rule).unwrap());
-    rules.chain(instances.map(|instance| serde_json::to_string(instance).unwrap())).collect()
+    rules
+        .chain(instances.map(|instance| serde_json::to_string(instance).unwrap()))
+        .chain(switch.map(|on| on.to_string()))
+        .collect()
+}
+
+/// How long one delay is, in microseconds.
+fn micros(action: &Value, [first, second]: [f64; 2]) -> u64 {
+    let number = |kind: &str, name: &str| action[kind][name].as_f64().unwrap_or(0.0);
+    let seconds = if !action["uniform"].is_null() {
+        let (min, max) = (number("uniform", "min"), number("uniform", "max"));
+        min + first * (max - min)
+    } else if !action["exponential"].is_null() {
+        number("exponential", "mean") * -(1.0 - first).ln()
+    } else if !action["normal"].is_null() {
+        let standard = (-2.0 * (1.0 - first).ln()).sqrt() * (std::f64::consts::TAU * second).cos();
+        number("normal", "mean") + standard * number("normal", "stddev")
+    } else {
+        action["duration"].as_f64().unwrap_or(0.0)
+    };
+    (seconds.max(0.0) * 1e6).round() as u64
 }
 
 fn text(value: &Value) -> String {
@@ -124,9 +223,30 @@ fn matches(world: &World, request: &Request, matching: &Value) -> bool {
 fn is_true(world: &World, request: &Request, clause: &Value) -> bool {
     let source = &clause["source"];
     let is_us = world.identity.service.as_ref().map(AsRef::as_ref) == source["name"].as_str()
-        && list(&source["tags"]).iter().all(|tag| world.identity.tags.contains(tag));
+        && list(&source["tags"]).iter().all(|tag| carries(&world.identity.tags, tag));
     let headers = clause["headers"].as_object().cloned().unwrap_or_default();
-    (source.is_null() || is_us)
+    let whole = |pattern: &Value, value: &str| {
+        regex::Regex::new(&format!(r"\A(?:{})\z", text(pattern))).unwrap().is_match(value)
+    };
+    let methods =
+        [list(&clause["method"]), clause["method"].as_str().map(str::to_owned).into_iter().collect()];
+    let method = clause["method"].is_null() || methods.concat().contains(&request.method.to_owned());
+    let path = match clause["path"].as_object().and_then(|path| path.iter().next()) {
+        None => true,
+        Some((kind, wanted)) if kind == "exact" => request.path == text(wanted),
+        Some((kind, wanted)) if kind == "prefix" => request.path.starts_with(&text(wanted)),
+        Some((_, wanted)) => whole(wanted, &request.path),
+    };
+    let authority = clause["authority"].is_null() || whole(&clause["authority"], request.authority);
+    let parameters = clause["query"].as_object().cloned().unwrap_or_default();
+    let query = parameters
+        .iter()
+        .all(|(name, pattern)| request.query.iter().any(|(key, value)| key == name && whole(pattern, value)));
+    method
+        && path
+        && authority
+        && query
+        && (source.is_null() || is_us)
         && headers.iter().all(|(name, pattern)| {
             let values: Vec<&str> = request
                 .fields
@@ -155,6 +275,45 @@ fn replaced(uri: &Value, path: &str) -> String {
     if path.starts_with('/') { path } else { format!("/{path}") }
 }
 
+/// The part of the path that a rule with `uri` or `edge` has matched.
+fn matched(route: &Value) -> String {
+    [&route["uri"]["path"], &route["uri"]["prefix"], &route["edge"]["path_prefix"]]
+        .into_iter()
+        .find_map(|part| part.as_str())
+        .unwrap()
+        .to_owned()
+}
+
+/// Whole segments of the path, and one of the few hosts of these worlds.
+fn edge_covers(edge: &Value, request: &Request) -> bool {
+    if edge.is_null() {
+        return false;
+    }
+    let below = match text(&edge["host"]).as_str() {
+        "shop.example" => ["shop.example", "Shop.Example:8080"].contains(&request.authority),
+        "*.example" => request.authority.to_lowercase().contains("shop.example"),
+        "*.shop.example" => request.authority == "x.shop.example",
+        host => request.authority == host,
+    };
+    let prefix = text(&edge["path_prefix"]);
+    let path = format!("{}/", request.path);
+    let whole = if prefix.ends_with('/') { prefix.clone() } else { format!("{prefix}/") };
+    below && path.starts_with(&whole) && request.path.starts_with(&prefix)
+}
+
+/// These worlds redirect with a scheme and a host, or to another prefix.
+fn elsewhere(route: &Value, request: &Request, rest: &str) -> String {
+    let redirect = &route["redirect"];
+    let before = redirect["host"].as_str().map(|host| format!("https://{host}")).unwrap_or_default();
+    let path = match redirect["prefix_rewrite"].as_str() {
+        None => request.path.clone(),
+        Some(new) => format!("{new}{rest}"),
+    };
+    let query = request.query_text();
+    let query = if query.is_empty() { query } else { format!("?{query}") };
+    format!("{before}/{}{query}", path.trim_start_matches('/'))
+}
+
 fn stripped(path: &str) -> String {
     let mut parts = path.splitn(3, '/');
     format!("/{}", parts.nth(2).unwrap_or_default())
@@ -176,6 +335,11 @@ fn by_weight(backends: &[Value], draw: f64) -> &Value {
     panic!("a draw is below one")
 }
 
+/// The only range of these worlds is `v=^1.2`; the versions are `v=1.1`, `v=1.3` and `v=2.0.0`.
+fn carries(tags: &[String], tag: &String) -> bool {
+    tags.contains(tag) || (tag == "v=^1.2" && tags.iter().any(|tag| tag == "v=1.3"))
+}
+
 fn instances(world: &World, service: &str, tags: &[String]) -> Vec<String> {
     let usable = |instance: &&Value| {
         let (kind, value) = (text(&instance["endpoint"]["type"]), text(&instance["endpoint"]["value"]));
@@ -186,7 +350,7 @@ fn instances(world: &World, service: &str, tags: &[String]) -> Vec<String> {
         };
         text(&instance["service_name"]) == service && instance["status"] == "UP" && dialable
     };
-    let carries = |instance: &&Value| tags.iter().all(|tag| list(&instance["tags"]).contains(tag));
+    let carries = |instance: &&Value| tags.iter().all(|tag| carries(&list(&instance["tags"]), tag));
     let mut ids: Vec<_> =
         world.instances.iter().filter(usable).filter(carries).map(|i| text(&i["id"])).collect();
     ids.sort();

@@ -1,11 +1,12 @@
 //! Laws of the pick, over loads of all kinds. The endpoints' live state here is their number.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_api::{Draw, Identity, LbType, RuleId, Snapshot};
 use proptest::prelude::*;
 use registry_api::{Instance, ServiceName};
-use routing::{Address, Attach, Backend, BackendSpec, Load, RequestHead, RouteTable, Seed, pick};
+use routing::{Address, At, Attach, Backend, BackendSpec, Load, RequestHead, RouteTable, Seed, pick};
 use serde_json::json;
 
 /// Numbers endpoints by their instance's id.
@@ -28,8 +29,42 @@ impl Attach for Numbers {
     }
 }
 
+/// The slow start of every backend here.
+const WINDOW: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 struct Loads(Vec<(u32, bool)>);
+
+/// All are idle and usable; they only differ in latency and age.
+#[derive(Debug)]
+struct Seasoned(Vec<(Duration, Option<Duration>)>);
+
+impl Load<usize> for Seasoned {
+    fn active(&self, _: &usize) -> u32 {
+        0
+    }
+    fn usable(&self, _: &usize) -> bool {
+        true
+    }
+    fn latency(&self, endpoint: &usize) -> Duration {
+        self.0[*endpoint].0
+    }
+    fn age(&self, endpoint: &usize) -> Option<Duration> {
+        self.0[*endpoint].1
+    }
+}
+
+/// How often each of the endpoints is picked over many requests.
+fn turns(lb: LbType, loads: &impl Load<usize>, count: usize) -> Vec<u32> {
+    let mut turns = vec![0; count];
+    with_backend(count, lb, |backend| {
+        for id in 0..12_000_u32 {
+            let draw = Seed::of(&id.to_le_bytes()).draw(routing::Purpose::Pick(0), 0);
+            turns[pick(backend, loads, &[], id.into(), draw).unwrap()] += 1;
+        }
+    });
+    turns
+}
 
 impl Load<usize> for Loads {
     fn active(&self, endpoint: &usize) -> u32 {
@@ -41,8 +76,12 @@ impl Load<usize> for Loads {
 }
 
 fn table(count: usize, lb: LbType) -> RouteTable<Numbers> {
-    let rule = json!({"id": "r", "destination": "s", "route": {"backends": [
-        {"tags": ["y", "x"], "lb_type": lb.as_str(), "resilience": {"max_requests": 7}}]}});
+    let mut backend = json!({"tags": ["y", "x"], "lb_type": lb.as_str(), "resilience": {"max_requests": 7}});
+    match lb {
+        LbType::RingHash => backend["hash_on"] = json!({"header": "x-user"}),
+        _ => backend["slow_start"] = json!(WINDOW.as_secs()),
+    }
+    let rule = json!({"id": "r", "destination": "s", "route": {"backends": [backend]}});
     let instances = (0..count).map(|number| {
         json!({"id": format!("{number:04}"), "service_name": "s", "status": "UP", "tags": ["x", "y"],
             "endpoint": {"type": "http", "value": "10.0.0.1:80"}})
@@ -62,7 +101,9 @@ fn with_backend<T>(count: usize, lb: LbType, ask: impl FnOnce(&Backend<Numbers>)
 }
 
 fn lb() -> impl Strategy<Value = LbType> {
-    prop::sample::select(&[LbType::RoundRobin, LbType::Random, LbType::LeastRequest][..])
+    prop::sample::select(
+        &[LbType::RoundRobin, LbType::Random, LbType::LeastRequest, LbType::P2cEwma, LbType::RingHash][..],
+    )
 }
 
 proptest! {
@@ -106,8 +147,33 @@ proptest! {
     fn of_two_the_less_busy_one_is_taken(busy in 0..5_u32, idle in 0..5_u32, bits: u64) {
         prop_assume!(idle < busy);
         let loads = Loads(vec![(busy, true), (idle, true)]);
-        let picked = with_backend(2, LbType::LeastRequest, |backend| pick(backend, &loads, &[], 0, Draw::from_bits(bits)));
+        for lb in [LbType::LeastRequest, LbType::P2cEwma] {
+            let picked = with_backend(2, lb, |backend| pick(backend, &loads, &[], 0, Draw::from_bits(bits)));
+            prop_assert_eq!(picked, Some(1));
+        }
+    }
+
+    #[test]
+    fn of_two_that_are_idle_the_faster_one_is_taken(slow in 1..500_u64, fast in 0..500_u64, bits: u64) {
+        prop_assume!(fast < slow);
+        let loads = Seasoned([slow, fast].map(|millis| (Duration::from_millis(millis), None)).into());
+        let picked = with_backend(2, LbType::P2cEwma, |backend| pick(backend, &loads, &[], 0, Draw::from_bits(bits)));
         prop_assert_eq!(picked, Some(1));
+    }
+
+    #[test]
+    fn a_key_keeps_its_endpoint_and_moves_to_one_other_while_that_is_gone(count in 2..9_usize, bits: u64, ticket: u64) {
+        let all = Loads(vec![(0, true); count]);
+        let at = |loads: &Loads, tried: &[usize], ticket| {
+            with_backend(count, LbType::RingHash, |backend| pick(backend, loads, tried, ticket, Draw::from_bits(bits)).unwrap())
+        };
+        let home = at(&all, &[], ticket);
+        prop_assert_eq!(at(&all, &[], ticket.wrapping_add(1)), home);
+        let mut without = Loads(vec![(0, true); count]);
+        without.0[home].1 = false;
+        let refuge = at(&without, &[], ticket);
+        prop_assert_ne!(refuge, home);
+        prop_assert_eq!(at(&all, &[home], ticket), refuge, "a retry goes where everybody goes");
     }
 }
 
@@ -157,6 +223,49 @@ fn the_least_busy_of_many_is_preferred_and_the_busiest_never_taken() {
 }
 
 #[test]
+fn a_slow_start_gives_a_growing_part_and_takes_from_nobody_when_it_is_over() {
+    for lb in [LbType::RoundRobin, LbType::Random, LbType::LeastRequest] {
+        let part_at = |age: Duration| {
+            let mut loads = vec![(Duration::ZERO, None); 4];
+            loads[3].1 = Some(age);
+            let turns = turns(lb, &Seasoned(loads), 4);
+            // The rest is spread evenly: five standard deviations of a third are about 260.
+            assert!(
+                turns[..3].iter().all(|one| one.abs_diff(turns[..3].iter().sum::<u32>() / 3) < 260),
+                "{turns:?}"
+            );
+            turns[3]
+        };
+        let parts = [0, 20, 40, 60].map(|seconds| part_at(Duration::from_secs(seconds)));
+        assert!(parts.windows(2).all(|pair| pair[0] < pair[1]), "{lb:?} {parts:?}");
+        assert!(parts[0] > 0 && parts[0] < 1_200, "{lb:?} {parts:?}");
+        assert!(parts[3].abs_diff(3_000) < 260, "{lb:?} {parts:?}");
+    }
+}
+
+#[test]
+fn equal_keys_meet_the_same_instance_and_others_are_spread() {
+    let table = table(4, LbType::RingHash);
+    let place = |user: &str, id: &str| {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-user", user.parse().unwrap());
+        let head = RequestHead { method: "GET", path: "/s", query: "", authority: "", headers: &headers };
+        let seed = Seed::of(id.as_bytes());
+        let decision = table.decide(&head, seed, &At(0));
+        let backend = table.backend(decision.backend.unwrap());
+        let loads = Loads(vec![(0, true); 4]);
+        pick(backend, &loads, &[], 0, decision.pick_draw(seed, 0, backend.key)).unwrap()
+    };
+    let users: Vec<String> = (0..400).map(|number| format!("user-{number}")).collect();
+    let mut counts = [0; 4];
+    for user in &users {
+        assert_eq!(place(user, "1"), place(user, "2"));
+        counts[place(user, "1")] += 1;
+    }
+    assert!(counts.iter().all(|count| (50..200).contains(count)), "{counts:?}");
+}
+
+#[test]
 fn live_state_is_asked_for_with_all_that_identifies_it() {
     let table = table(2, LbType::Random);
     let service = table.service(table.find("s").unwrap());
@@ -164,7 +273,7 @@ fn live_state_is_asked_for_with_all_that_identifies_it() {
     assert_eq!(service.backends()[0].live, r#"s r s ["x", "y"] x,y Some(7)"#);
     assert_eq!(service.endpoints().iter().map(|endpoint| endpoint.live).collect::<Vec<_>>(), [0, 1]);
     let headers = http::HeaderMap::new();
-    let head = RequestHead { method: "GET", path: "/s", authority: "", headers: &headers };
-    let decision = table.decide(&head, Seed::of(b""));
+    let head = RequestHead { method: "GET", path: "/s", query: "", authority: "", headers: &headers };
+    let decision = table.decide(&head, Seed::of(b""), &At(0));
     assert_eq!(table.backend(decision.backend.unwrap()).dst, "s:x,y");
 }

@@ -14,11 +14,15 @@ pub(crate) struct World {
     pub(crate) identity: Identity,
     pub(crate) rules: Vec<Value>,
     pub(crate) instances: Vec<Value>,
+    pub(crate) faults_disabled: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    pub(crate) authority: &'static str,
     pub(crate) path: String,
+    pub(crate) query: Vec<(&'static str, &'static str)>,
     pub(crate) fields: Vec<(&'static str, &'static str)>,
     pub(crate) id: String,
 }
@@ -31,6 +35,7 @@ pub(crate) enum Step {
     Rules(Vec<Value>),
     Rule(usize),
     Identity(Identity),
+    Switch,
 }
 
 impl Step {
@@ -44,6 +49,7 @@ impl Step {
             Self::Rules(rules) => world.rules = rules.clone(),
             Self::Rule(at) if *at < world.rules.len() => drop(world.rules.remove(*at)),
             Self::Rule(_) => {}
+            Self::Switch => world.faults_disabled = !world.faults_disabled,
             Self::Identity(identity) => world.identity = identity.clone(),
         }
         world
@@ -60,6 +66,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => world().prop_map(|world| Step::Rules(world.rules)),
         2 => (0..9_usize).prop_map(Step::Rule),
         1 => world().prop_map(|world| Step::Identity(world.identity)),
+        1 => Just(Step::Switch),
     ]
 }
 
@@ -69,11 +76,20 @@ impl World {
         let instances =
             self.instances.iter().map(|instance| serde_json::from_value(instance.clone()).unwrap());
         let revision = self.rules.len() as u64;
-        Snapshot::new(revision, rules.map(Arc::new), instances.map(Arc::new))
+        let mut snapshot = Snapshot::new(revision, rules.map(Arc::new), instances.map(Arc::new));
+        snapshot.set_faults_disabled(self.faults_disabled);
+        snapshot
     }
 }
 
 impl Request {
+    pub(crate) fn query_text(&self) -> String {
+        let pair = |(key, value): &(&str, &str)| {
+            if value.is_empty() { (*key).to_owned() } else { format!("{key}={value}") }
+        };
+        self.query.iter().map(pair).collect::<Vec<_>>().join("&")
+    }
+
     pub(crate) fn headers(&self) -> HeaderMap {
         let field = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static(value))
@@ -87,10 +103,14 @@ impl Request {
 }
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "two words"];
-const TAGS: [&str; 3] = ["t1", "t2", "t3"];
+/// As rules write them.
+const TAGS: [&str; 4] = ["t1", "t2", "v=^1.2", "t3"];
+/// As instances carry them.
+const CARRIED: [&str; 6] = ["t1", "t2", "t3", "v=1.1", "v=1.3", "v=2.0.0"];
 
 pub(crate) fn world() -> impl Strategy<Value = World> {
-    let identity = select(&["", "gateway", "gateway:t1", "a:t1,t2"][..]).prop_map(Identity::parse);
+    let identity =
+        select(&["", "gateway", "gateway:t1", "a:t1,t2", "gateway:v=1.3"][..]).prop_map(Identity::parse);
     let rules = prop::collection::vec(rule(), 0..9).prop_map(|mut rules| {
         // Ids are unique in a snapshot; which of two wins is not routing's matter.
         for (at, rule) in rules.iter_mut().enumerate() {
@@ -105,7 +125,13 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
         };
         instances.into_iter().map(numbered).collect()
     });
-    (identity, rules, instances).prop_map(|(identity, rules, instances)| World { identity, rules, instances })
+    let disabled = prop::bool::weighted(0.1);
+    (identity, rules, instances, disabled).prop_map(|(identity, rules, instances, faults_disabled)| World {
+        identity,
+        rules,
+        instances,
+        faults_disabled,
+    })
 }
 
 pub(crate) fn instances_of(service: &str, tags: &[&str]) -> Vec<Value> {
@@ -133,8 +159,23 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         "/b",
     ];
     let field = (select(&["x", "Y", "cookie"][..]), select(&["1", "2", "12", "", "1, 2"][..]));
-    (select(&PATHS[..]), prop::collection::vec(field, 0..4), "[a-z]{0,12}")
-        .prop_map(|(path, fields, id)| Request { path: path.to_owned(), fields, id })
+    let hosts = prop_oneof![
+        3 => Just("gateway"),
+        2 => select(&["a.a8", "b.default.a8:80", "C.A8", "c.A8", "b.other.a8", "nobody.a8", ".a8", "shop.example", "Shop.Example:8080", "x.shop.example"][..]),
+    ];
+    let method = (select(&["GET", "POST", "get"][..]), hosts);
+    let parameter = (select(&["q", "p"][..]), select(&["1", "2", "12", ""][..]));
+    let target = (select(&PATHS[..]), prop::collection::vec(parameter, 0..3));
+    (method, target, prop::collection::vec(field, 0..4), "[a-z]{0,12}").prop_map(
+        |((method, authority), (path, query), fields, id)| Request {
+            authority,
+            method,
+            path: path.to_owned(),
+            query,
+            fields,
+            id,
+        },
+    )
 }
 
 fn instance() -> impl Strategy<Value = Value> {
@@ -142,7 +183,8 @@ fn instance() -> impl Strategy<Value = Value> {
     let kind = prop_oneof![4 => Just("http"), 1 => select(&["https", "tcp", "udp", "user"][..])];
     let value =
         prop_oneof![6 => Just("10.0.0.1:80"), 1 => select(&["host", "nonsense:x", "http://h:1/x"][..])];
-    (select(&SERVICES[..]), status, kind, value, tags(0)).prop_map(|(service, status, kind, value, tags)| {
+    let tags = subsequence(&CARRIED[..], 0..4);
+    (select(&SERVICES[..]), status, kind, value, tags).prop_map(|(service, status, kind, value, tags)| {
         json!({"service_name": service, "status": status, "tags": tags, "endpoint": {"type": kind, "value": value}})
     })
 }
@@ -186,17 +228,43 @@ fn list(name: &'static str) -> impl Strategy<Value = (&'static str, Vec<Value>)>
 fn clause() -> impl Strategy<Value = Value> {
     let pattern = select(&["1", "2|12", ".*", "1.*", "^(.*, )?(2)$", "(1)", "[0-9]", ""][..]);
     let headers = prop::collection::btree_map(select(&["X", "y", "Cookie"][..]), pattern, 0..3);
-    let source = (select(&["gateway", "a", "other"][..]), subsequence(&TAGS[..2], 0..2));
-    (prop::option::of(source), headers).prop_filter_map("a clause asks something", |(source, headers)| {
-        let mut clause = json!({});
-        if let Some((name, tags)) = source {
-            clause["source"] = json!({"name": name, "tags": tags});
-        }
-        if !headers.is_empty() {
-            clause["headers"] = json!(headers);
-        }
-        (clause != json!({})).then_some(clause)
-    })
+    let source = (select(&["gateway", "a", "other"][..]), subsequence(&TAGS[..3], 0..2));
+    let rare = |values: &[&str]| {
+        let values: Vec<Value> = values.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        prop::option::weighted(0.2, select(values))
+    };
+    let target = (
+        rare(&[r#""GET""#, r#"["POST"]"#, r#"["GET", "POST"]"#]),
+        rare(&[
+            r#"{"exact": "/a/x"}"#,
+            r#"{"prefix": "/a"}"#,
+            r#"{"prefix": "/"}"#,
+            r#"{"regex": "/[ab]/.*"}"#,
+        ]),
+        rare(&[r#"{"q": "1"}"#, r#"{"q": ".*"}"#, r#"{"p": "1.*", "q": "|2"}"#]),
+        rare(&[r#""gate.*""#, r#""other""#]),
+    );
+    (prop::option::of(source), headers, target).prop_filter_map(
+        "a clause asks something",
+        |(source, headers, target)| {
+            let mut clause = json!({});
+            let (method, path, query, authority) = target;
+            for (name, asked) in
+                [("method", method), ("path", path), ("query", query), ("authority", authority)]
+            {
+                if let Some(asked) = asked {
+                    clause[name] = asked;
+                }
+            }
+            if let Some((name, tags)) = source {
+                clause["source"] = json!({"name": name, "tags": tags});
+            }
+            if !headers.is_empty() {
+                clause["headers"] = json!(headers);
+            }
+            (clause != json!({})).then_some(clause)
+        },
+    )
 }
 
 fn route() -> impl Strategy<Value = Value> {
@@ -215,14 +283,43 @@ fn route() -> impl Strategy<Value = Value> {
     let weights = weights.prop_flat_map(|weights| {
         weights.as_array().unwrap().iter().cloned().map(backend).collect::<Vec<_>>()
     });
-    (weights, uri, times).prop_map(|(backends, uri, (timeout, retries))| {
-        let mut route =
-            json!({"backends": backends, "http_req_timeout": timeout, "http_req_retries": retries});
-        if let Some((kind, place, rewrite)) = uri {
-            route["uri"] = json!({kind: place, "prefix_rewrite": rewrite});
-        }
-        route
-    })
+    let answers = select(vec![
+        json!({"response": {"status": 503, "body": "closed"}}),
+        json!({"redirect": {"scheme": "https", "host": "elsewhere"}}),
+        json!({"redirect": {"status": 308, "prefix_rewrite": "/new"}}),
+    ]);
+    let answer = prop::option::weighted(0.2, answers);
+    let host = select(&["shop.example", "*.example", "*.shop.example", "gateway"][..]);
+    let edge = prop::option::weighted(0.15, (host, select(&["/", "/a", "/a/", "/b/x"][..])));
+    let mirrors = select(vec![
+        json!({"service": "b"}),
+        json!({"tags": ["t2", "t1"], "percent": 50}),
+        json!({"service": "c", "tags": ["t1"], "percent": 75}),
+    ]);
+    let mirror = prop::option::weighted(0.3, mirrors);
+    (weights, (uri, edge, any::<bool>()), times, answer, mirror).prop_map(
+        |(backends, (uri, edge, names_only), (timeout, retries), answer, mirror)| {
+            let mut route = answer.unwrap_or_else(
+                || json!({"backends": backends, "http_req_timeout": timeout, "http_req_retries": retries}),
+            );
+            if let Some(mirror) = mirror.filter(|_| !route["backends"].is_null()) {
+                route["mirror"] = mirror;
+            }
+            match (uri, edge) {
+                (_, Some((host, prefix))) => {
+                    route["edge"] = json!({"host": host, "path_prefix": prefix});
+                    if names_only {
+                        route = json!({"edge": route["edge"]});
+                    }
+                }
+                (Some((kind, place, rewrite)), None) => {
+                    route["uri"] = json!({kind: place, "prefix_rewrite": rewrite});
+                }
+                (None, None) => {}
+            }
+            route
+        },
+    )
 }
 
 fn backend(weight: Value) -> impl Strategy<Value = Value> {
@@ -234,15 +331,38 @@ fn backend(weight: Value) -> impl Strategy<Value = Value> {
 }
 
 fn action() -> impl Strategy<Value = Value> {
-    let probability = || select(&[0.0, 0.25, 0.5, 1.0][..]);
+    let probability = select(&[0.0, 0.25, 0.5, 1.0][..]);
+    let end = select(&["1970-01-01T11:59:59Z", "1970-01-01T12:00:00Z", "1970-01-01T12:00:01Z"][..]);
+    let limits = prop_oneof![
+        6 => Just(json!({})),
+        1 => end.prop_map(|end| json!({"expires_at": end})),
+        1 => Just(json!({"first": 3})),
+        1 => Just(json!({"max_concurrent": 3, "expires_at": "9999-01-01T00:00:00Z"})),
+    ];
+    let faults = select(vec![
+        json!({"action": "delay", "duration": 2}),
+        json!({"action": "delay", "uniform": {"min": 1, "max": 3}}),
+        json!({"action": "delay", "normal": {"mean": 1, "stddev": 2}}),
+        json!({"action": "delay", "exponential": {"mean": 1}}),
+        json!({"action": "abort", "return_code": 500}),
+        json!({"action": "abort", "return_code": -1}),
+        json!({"action": "abort", "reset": true}),
+        json!({"action": "abort", "grpc_status": 14}),
+        json!({"action": "bandwidth", "bytes_per_s": 1000}),
+        json!({"action": "bandwidth", "bytes_per_s": 10}),
+        json!({"action": "truncate", "after_bytes": 0}),
+        json!({"action": "truncate", "after_bytes": 7}),
+    ]);
     prop_oneof![
-        (1..4_u32, probability(), tags(0)).prop_map(|(duration, probability, tags)| {
-            json!({"action": "delay", "duration": duration, "probability": probability, "tags": tags})
+        4 => (faults, probability, limits, tags(0)).prop_map(|(mut fault, probability, limits, tags)| {
+            fault["probability"] = json!(probability);
+            fault["tags"] = json!(tags);
+            for (name, limit) in limits.as_object().unwrap() {
+                fault[name] = limit.clone();
+            }
+            fault
         }),
-        (select(&[500, 418, -1][..]), probability(), tags(0)).prop_map(|(code, probability, tags)| {
-            json!({"action": "abort", "return_code": code, "probability": probability, "tags": tags})
-        }),
-        tags(0).prop_map(|tags| json!({"action": "trace", "log_key": "k", "log_value": "v", "tags": tags})),
+        1 => tags(0).prop_map(|tags| json!({"action": "trace", "log_key": "k", "log_value": "v", "tags": tags})),
     ]
 }
 

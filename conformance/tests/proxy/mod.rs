@@ -1,0 +1,9 @@
+//! The proxy from outside of its process, with whichever engine the binary has chosen. What is in here must hold for
+//! each of them.
+
+mod faults;
+mod http;
+mod traps;
+
+/// The flag of every proxy in here.
+const ENGINE: &[(&str, &str)] = &[("engine", crate::ENGINE)];
