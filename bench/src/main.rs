@@ -1,15 +1,19 @@
-//! The benches of the whole: `bench latency | propagation | swap`. Each prints a table, writes JSON on request, and fails
+//! The benches of the whole: `bench latency | propagation | swap | registry`. Each prints a table, writes JSON on request, and fails
 //! only when something is grossly wrong; judging figures is for people who know the machine.
 
 mod args;
+mod body;
+mod client;
 mod clock;
 mod cpu;
 mod histogram;
 mod latency;
 mod load;
+mod multiplex;
 mod origins;
 mod peers;
 mod propagation;
+mod registry;
 mod report;
 mod swap;
 mod world;
@@ -27,6 +31,7 @@ fn main() -> ExitCode {
     let outcome = tempfile::tempdir().and_then(|dir| match line.bench {
         Bench::Latency => latency::run(&args, dir.path()),
         Bench::Propagation => propagation::run(&args),
+        Bench::Registry => registry::run(&args, dir.path()),
         Bench::Swap => swap::run(&args, dir.path()),
     });
     let verdict = outcome.and_then(|outcome| match outcome {

@@ -81,6 +81,11 @@ pub(crate) fn cell(value: f64, decimals: usize) -> String {
     if value.is_finite() { format!("{value:.decimals$}") } else { "-".to_owned() }
 }
 
+/// A number for JSON, to four decimals; null when there is none.
+pub(crate) fn number(value: f64) -> Value {
+    serde_json::Number::from_f64((value * 1e4).round() / 1e4).map_or(Value::Null, Value::Number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

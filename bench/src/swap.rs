@@ -65,7 +65,7 @@ impl Turns {
 pub(crate) fn run(args: &Args, dir: &Path) -> io::Result<Result<Value, String>> {
     let services = if args.smoke { SERVICES_SMOKE } else { SERVICES };
     let changed = args.changed.clamp(LOADED, services);
-    let mut rig = Rig::new(10, BODY_BYTES)?;
+    let mut rig = Rig::new(10, &[BODY_BYTES])?;
     let origins: Vec<String> = rig.addresses()?.iter().map(ToString::to_string).collect();
     let turns = Turns::new(services, changed, &origins);
     let feed = Feed::start((*turns.tables[0]).clone());
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args, dir: &Path) -> io::Result<Result<Value, String>> 
     });
     let plan = Plan {
         to: http,
-        targets: (0..LOADED).map(|service| format!("/s{service}/item")).collect(),
+        targets: (0..LOADED).map(|service| format!("/s{service}/{BODY_BYTES}")).collect(),
         connections: CONNECTIONS,
         pace: Pace::Open(RATE),
         time: args.time,
