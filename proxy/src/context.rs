@@ -58,6 +58,8 @@ pub(crate) struct Context {
     /// The ids of a trace that begins here; the same for every attempt.
     trace: [u64; 3],
     deadline: Instant,
+    /// Until when the current attempt has to begin to answer, where its route limits that and the request has come.
+    try_until: Option<Instant>,
     permit: Option<Permit>,
     /// Faults of which only so many may be met at a time.
     met: Vec<Met>,
@@ -115,6 +117,8 @@ pub(crate) enum Cause {
     Status(u16),
     /// The time of the request ran out.
     Late,
+    /// The time of this attempt ran out, and not yet that of the request.
+    TryLate,
     /// The client stopped sending.
     Stalled,
 }
@@ -162,6 +166,7 @@ impl Context {
             seed: Seed::of(b""),
             trace: [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)],
             deadline: now + TIMEOUT_DEFAULT,
+            try_until: None,
             permit: None,
             met: Vec::new(),
             retrying: None,
@@ -250,14 +255,19 @@ impl Context {
     }
 
     /// Takes note of a piece of the request's body. The time that the client takes to send it is not charged: as
-    /// long as it sends, the time of the request starts anew.
+    /// long as it sends, the time of the request starts anew, and that of an attempt starts with the end.
     pub(crate) fn body_came(&mut self, piece: bool, end: bool, now: impl FnOnce() -> Instant) {
         if self.body_ended {
             return;
         }
         self.body_ended = end;
-        if piece {
-            self.deadline = now() + self.timeout();
+        let within = self.try_within().filter(|_| end && self.attempt.is_some());
+        if piece || within.is_some() {
+            let now = now();
+            if piece {
+                self.deadline = now + self.timeout();
+            }
+            self.try_until = within.map(|within| now + within);
             self.watch();
         }
     }
@@ -306,9 +316,9 @@ impl Context {
         backend.is_some_and(|at| self.table.backend(at).live.limits().requests_per_connection < u32::MAX)
     }
 
-    /// Until when an answer may begin.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
+    /// Until when an answer of the current attempt may begin.
+    pub(crate) fn answer_until(&self) -> Instant {
+        self.try_until.map_or(self.deadline, |until| until.min(self.deadline))
     }
 
     /// The time for an answer to begin, and then between any two pieces of it.
@@ -319,6 +329,11 @@ impl Context {
     /// Whether the time for an answer is over.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         self.time_left(now).is_zero()
+    }
+
+    /// Which time is over, of whoever was waited for until it was.
+    pub(crate) fn lateness(&self, now: Instant) -> Cause {
+        if self.try_until.is_some() && !self.is_late(now) { Cause::TryLate } else { Cause::Late }
     }
 
     pub(crate) fn decision(&self) -> Option<&Decision> {
@@ -385,11 +400,11 @@ impl Context {
     /// Passes the deadline on to the client's stream; whether there is one that looks.
     fn watch(&self) -> bool {
         // A first attempt on a connection that is there already has as long as the engine waits for one read anyway.
-        let whole = self.retried == 0 && !self.connected && !self.upgrade;
+        let whole = self.retried == 0 && !self.connected && !self.upgrade && self.try_until.is_none();
         let watch = if whole { Watch::Glance } else { Watch::Timer };
         match &self.signals {
             Some(signals) => {
-                signals.arm(self.deadline, watch);
+                signals.arm(self.answer_until(), watch);
                 true
             }
             None => false,

@@ -362,7 +362,8 @@ impl Gateway {
 fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise: Cause) -> Box<Error> {
     let now = clock::now();
     let cause = match upstream::cause(&error) {
-        None if complaint(error.root_cause()) == Some(Complaint::OutOfTime) => Some(Cause::Late),
+        None if complaint(error.root_cause()) == Some(Complaint::OutOfTime) => Some(ctx.lateness(now)),
+        Some(Cause::Late) => Some(ctx.lateness(now)),
         None if otherwise == Cause::Unreachable => {
             error.as_up();
             Some(otherwise)

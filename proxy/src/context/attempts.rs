@@ -46,7 +46,10 @@ impl Context {
         let tls_name = chosen.address.tls.then(|| chosen.address.host.clone());
         // The answer may begin until the deadline, and then has the whole time anew between any two reads.
         self.connected = false;
+        let within = self.try_within();
+        self.try_until = within.filter(|_| self.body_ended).map(|within| now + within);
         let watched = self.watch();
+        let time_left = within.map_or(time_left, |within| within.min(time_left));
         let read_within = if watched { timeout } else { time_left };
         let requests_per_connection = backend.live.limits().requests_per_connection;
         Ok(Target {
@@ -122,7 +125,7 @@ impl Context {
     /// The answer when no attempt is left.
     pub(crate) fn reply(&mut self) -> Reply {
         let (flag, reply) = match self.last {
-            Some(Cause::Late) => (Flag::UpstreamTimeout, Reply::late()),
+            Some(Cause::Late | Cause::TryLate) => (Flag::UpstreamTimeout, Reply::late()),
             Some(Cause::Stalled) => return Reply::request_timeout("the body of the request took too long"),
             Some(Cause::Unreachable | Cause::RefusedStream) => (Flag::ConnectFailure, Reply::unreachable()),
             Some(Cause::Unanswered) => (Flag::UpstreamReset, Reply::unanswered()),
@@ -155,6 +158,7 @@ impl Context {
             Cause::Unreachable => (Failure::Connect, false),
             Cause::RefusedStream => (Failure::RefusedStream, false),
             Cause::Unanswered | Cause::Unintelligible => (Failure::Closed, true),
+            Cause::TryLate => (Failure::TryTimeout, true),
             Cause::Status(status) => (Failure::Status(status), false),
             Cause::Late | Cause::Stalled => return None,
         };
@@ -209,6 +213,11 @@ impl Context {
             self.table.service(service).live.budget_exhausted();
         }
         retrying
+    }
+
+    /// The time for one attempt, where the route limits it.
+    pub(super) fn try_within(&self) -> Option<Duration> {
+        self.table.route(self.decision?.route?).retries()?.per_try_timeout
     }
 
     /// Whether the route wants this very status tried again.

@@ -128,11 +128,11 @@ impl<'r> Exchange<'r> {
         if is_cut || self.wire.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Failure::Client(Broken::Gone)));
         }
-        let mut until = self.law.deadline();
+        let mut until = self.law.answer_until();
         if !self.upload.has_ended() {
             until = until.min(self.upload.came() + CLIENT_WITHIN);
         }
-        self.wire.poll_alarm(until, cx).map(|()| Err(Failure::Instance(Cause::Late)))
+        self.wire.poll_alarm(until, cx).map(|()| Err(Failure::Instance(self.law.lateness(clock::now()))))
     }
 
     /// Sends what can be sent; ready only when the client has broken its request.
@@ -198,8 +198,9 @@ impl<'r> Exchange<'r> {
                     return Poll::Ready(Ok(answer));
                 }
                 // Whoever sends nothing else would never let anything else be looked at.
-                if self.law.is_late(clock::now()) {
-                    return Poll::Ready(Err(Cause::Late));
+                let now = clock::now();
+                if now >= self.law.answer_until() {
+                    return Poll::Ready(Err(self.law.lateness(now)));
                 }
                 self.pass_interim(&answer);
             }

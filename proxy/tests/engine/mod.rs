@@ -18,6 +18,7 @@ mod retries;
 mod streams;
 mod stubborn;
 pub(crate) mod support;
+mod timeouts;
 mod tls;
 mod traces;
 mod upgrade;

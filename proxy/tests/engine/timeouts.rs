@@ -1,0 +1,147 @@
+//! How long one attempt may take, beside how long a request may.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Conn, Instance, Proxy, get, ok, post, route};
+
+/// A route that gives each attempt 0.4 seconds, and the request plenty.
+fn hasty(count: u32) -> Value {
+    route(
+        json!({"http_req_timeout": 9, "retries": {"count": count, "on": ["timeout"], "per_try_timeout": 0.4}}),
+    )
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_followed_by_another_where_the_request_may_be_sent_twice() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::with(&[hasty(1)], &[("s", "v1", instance.at.to_string())]);
+    let mut conn = proxy.connect().await;
+    conn.send(get("/s/fresh")).await;
+    let (mut fresh, _) = instance.request().await;
+    let mut used = second(&mut instance, &mut conn).await;
+    assert_eq!(fresh.rest().await, "", "it is left to itself");
+    conn.send(get("/s/used")).await;
+    instance.next_request(&mut used).await;
+    let _second = second(&mut instance, &mut conn).await;
+    assert_eq!(used.rest().await, "", "it is left to itself");
+    for line in proxy.log(2).await {
+        assert_eq!(line["response_flags"], "-", "{line}");
+        let took = line["request_time"].as_u64().unwrap();
+        assert!((390..2000).contains(&took), "{took} ms");
+    }
+    assert_eq!(proxy.metric(r#"a8_proxy_retries_total{service="s"}"#), Some(2.0));
+}
+
+/// The attempt after the first, which is answered.
+async fn second(instance: &mut Instance, conn: &mut Conn) -> Conn {
+    let (mut upstream, _) = instance.request().await;
+    upstream.send(ok("second")).await;
+    assert_eq!(conn.answer().await.body, "second");
+    upstream
+}
+
+#[tokio::test]
+async fn when_the_last_attempt_takes_too_long_the_client_is_told_so() {
+    for (request, count) in [(get("/s"), 0), (get("/s"), 2), (post("/s", "pay"), 2)] {
+        let mut instance = Instance::start().await;
+        let proxy = Proxy::with(&[hasty(count)], &[("s", "v1", instance.at.to_string())]);
+        let mut conn = proxy.connect().await;
+        conn.send(&request).await;
+        let again = if request.starts_with("POST") { 0 } else { count };
+        let mut asked = Vec::new();
+        for _ in 0..=again {
+            asked.push(instance.request().await);
+        }
+        let answer = conn.answer().await;
+        assert_eq!((answer.status, &*answer.error()), (504, "upstream_timeout"));
+        assert!(instance.is_untouched(), "what may not be done twice is not");
+        let log = proxy.log(1).await;
+        assert_eq!(log[0]["response_flags"], "UT");
+        let took = log[0]["request_time"].as_u64().unwrap();
+        assert!((390 * u64::from(again + 1)..5000).contains(&took), "{took} ms");
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_the_request_ends_an_attempt_that_has_time_left() {
+    let mut instance = Instance::start().await;
+    let rule = route(json!({"http_req_timeout": 0.6,
+        "retries": {"count": 5, "on": ["timeout"], "per_try_timeout": 0.4}}));
+    let proxy = Proxy::with(&[rule], &[("s", "v1", instance.at.to_string())]);
+    let mut conn = proxy.connect().await;
+    conn.send(get("/s")).await;
+    let _asked = (instance.request().await, instance.request().await);
+    let answer = conn.answer().await;
+    assert_eq!((answer.status, &*answer.error()), (504, "upstream_timeout"));
+    assert!(instance.is_untouched());
+    let took = proxy.log(1).await[0]["request_time"].as_u64().unwrap();
+    assert!((590..2000).contains(&took), "{took} ms");
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_in_time_may_go_on_for_longer() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::with(&[hasty(1)], &[("s", "v1", instance.at.to_string())]);
+    let mut conn = proxy.connect().await;
+    conn.send(get("/s")).await;
+    let (mut upstream, _) = instance.request().await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na").await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    upstream.send("b").await;
+    assert_eq!(conn.answer().await.body, "ab");
+    assert_eq!(proxy.metric(r#"a8_proxy_retries_total{service="s"}"#), None);
+}
+
+#[tokio::test]
+async fn what_only_announces_an_answer_is_none() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::with(&[hasty(0)], &[("s", "v1", instance.at.to_string())]);
+    let mut conn = proxy.connect().await;
+    conn.send(get("/s")).await;
+    let (mut upstream, _) = instance.request().await;
+    let announce = async {
+        while upstream.try_send("HTTP/1.1 103 Early Hints\r\n\r\n").await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let answer = tokio::select! {
+        answer = conn.answer() => answer,
+        () = announce => conn.answer().await,
+    };
+    assert_eq!((answer.status, &*answer.error()), (504, "upstream_timeout"));
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_costs_no_attempt_its_time() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::with(&[hasty(0)], &[("s", "v1", instance.at.to_string())]);
+    let mut conn = proxy.connect().await;
+    conn.send("PUT /s HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n").await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        conn.send("x").await;
+    }
+    let (mut upstream, head) = instance.request().await;
+    assert_eq!(upstream.body_of(&head).await, "xxx");
+    upstream.send(ok("done")).await;
+    assert_eq!(conn.answer().await.body, "done");
+}
+
+#[tokio::test]
+async fn an_instance_that_takes_too_long_for_an_attempt_has_failed() {
+    let mut slow = Instance::start().await;
+    let good = Instance::named("good").await;
+    let rule = json!({"id": "r", "destination": "s", "route": {"http_req_timeout": 9,
+        "retries": {"count": 1, "on": ["timeout"], "per_try_timeout": 0.4},
+        "backends": [{"tags": ["v1"], "resilience": {"consecutive_errors": 1, "max_ejection_percent": 100}}]}});
+    let proxy = Proxy::with(&[rule], &[slow.at, good].map(|at| ("s", "v1", at.to_string())));
+    let mut conn = proxy.connect().await;
+    for _ in 0..6 {
+        conn.send(get("/s")).await;
+        assert_eq!(conn.answer().await.body, "good");
+    }
+    let _asked = slow.request().await;
+    assert!(slow.is_untouched(), "it was ejected");
+}
