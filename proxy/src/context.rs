@@ -58,6 +58,8 @@ pub(crate) struct Context {
     /// The ids of a trace that begins here; the same for every attempt.
     trace: [u64; 3],
     deadline: Instant,
+    /// Until when the client itself waits, if it said so.
+    call_until: Option<Instant>,
     /// Until when the current attempt has to begin to answer, where its route limits that and the request has come.
     try_until: Option<Instant>,
     permit: Option<Permit>,
@@ -117,6 +119,8 @@ pub(crate) enum Cause {
     Status(u16),
     /// The time of the request ran out.
     Late,
+    /// The time that the client gave its call ran out, and not that of the route.
+    Expired,
     /// The time of this attempt ran out, and not yet that of the request.
     TryLate,
     /// The client stopped sending.
@@ -166,6 +170,7 @@ impl Context {
             seed: Seed::of(b""),
             trace: [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)],
             deadline: now + TIMEOUT_DEFAULT,
+            call_until: None,
             try_until: None,
             permit: None,
             met: Vec::new(),
@@ -188,6 +193,17 @@ impl Context {
     pub(crate) fn identify(&mut self, id: HeaderValue) {
         self.seed = Seed::of(id.as_bytes());
         self.request_id = id;
+    }
+
+    /// The client waits no longer than this, counted from when its request came: whatever holds the request is charged to
+    /// it, and so is the time that its body takes.
+    pub(crate) fn expires_after(&mut self, within: Duration) {
+        self.call_until = self.started.checked_add(within);
+    }
+
+    /// What is left of the time for which the client itself waits.
+    pub(crate) fn call_left(&self, now: Instant) -> Option<Duration> {
+        Some(self.call_until?.saturating_duration_since(now))
     }
 
     /// Decides the request; how long to hold it first.
@@ -243,7 +259,7 @@ impl Context {
                     self.flags.set(Flag::RateLimited);
                     return Course::Answer(Reply::rate_limited(wait));
                 }
-                self.deadline = now + decision.timeout;
+                self.deadline = self.due(now);
                 self.permit = self.table.backend(backend).live.admit();
                 if self.permit.is_some() {
                     return Course::Forward;
@@ -265,7 +281,7 @@ impl Context {
         if piece || within.is_some() {
             let now = now();
             if piece {
-                self.deadline = now + self.timeout();
+                self.deadline = self.due(now);
             }
             self.try_until = within.map(|within| now + within);
             self.watch();
@@ -409,6 +425,12 @@ impl Context {
             }
             None => false,
         }
+    }
+
+    /// When a request has to be answered whose time starts now.
+    fn due(&self, now: Instant) -> Instant {
+        let due = now + self.timeout();
+        self.call_until.map_or(due, |until| until.min(due))
     }
 
     fn time_left(&self, now: Instant) -> Duration {

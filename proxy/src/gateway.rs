@@ -32,6 +32,7 @@ use crate::counts::Counts;
 use crate::forward::{
     self, AnswerFraming, B3, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE, Trace,
 };
+use crate::grpc;
 use crate::held::Held;
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
@@ -76,6 +77,10 @@ impl ProxyHttp for Gateway {
         limit(session, ctx);
         if let Err(reply) = admitted {
             return session::answer(session, &reply, ctx).await;
+        }
+        if session.is_body_empty() {
+            // Towards instances of HTTP/2 Pingora says nothing of a body that is none.
+            ctx.body_came(false, true, clock::now);
         }
         let client = session.client_addr().and_then(|address| Some(address.as_inet()?.ip()));
         let delay = ctx.decide(&head_of(session.req_header()), client, &self.counts);
@@ -162,6 +167,9 @@ impl ProxyHttp for Gateway {
             request.insert_header(HOST, host)?;
         }
         request.insert_header(REQUEST_ID, ctx.request_id.clone())?;
+        if let Some(left) = ctx.call_left(clock::now()) {
+            request.insert_header(grpc::TIMEOUT, grpc::value(left))?;
+        }
         if let Some(caller) = session.client_addr().and_then(|address| address.as_inet()) {
             let mut forwarded = Vec::with_capacity(40);
             let before = received.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);

@@ -21,6 +21,7 @@ mod forward;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod gateway;
+mod grpc;
 mod head;
 mod held;
 mod lane;

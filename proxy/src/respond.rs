@@ -12,11 +12,14 @@ use http::{HeaderValue, StatusCode};
 use routing::Refusal;
 use serde::Serialize;
 
+use crate::grpc;
 use crate::head::Malformed;
 use crate::lines::{connection, line, status_line};
 
 /// The header that names the error.
 pub(crate) const ERROR_HEADER: &str = "X-A8-Error";
+/// The id of an error of time (spec/control-and-proxy.md 3.7).
+const LATE: &str = "upstream_timeout";
 /// What people read of an injected failure.
 const FAULT: &str = "the request was failed by an action rule";
 /// Room for most answers.
@@ -142,12 +145,26 @@ impl Reply {
 
     /// The time of the request ran out.
     pub(crate) const fn late() -> Self {
-        Self::new(504, "upstream_timeout", "no instance answered in time")
+        Self::new(504, LATE, "no instance answered in time")
     }
 
     /// Something in here went wrong.
     pub(crate) const fn internal() -> Self {
         Self::new(500, "internal", "the proxy failed")
+    }
+
+    /// The gRPC status that stands for it: that of its HTTP status (the mapping of the gRPC project), unless it is known
+    /// that the time ran out.
+    pub(crate) fn grpc_status(&self) -> u16 {
+        match (&self.says, self.status) {
+            (Says::Error { id: LATE, .. }, _) => grpc::DEADLINE_EXCEEDED,
+            (_, 400) => 13,
+            (_, 401) => 16,
+            (_, 403) => 7,
+            (_, 404) => 12,
+            (_, 429 | 502..=504) => 14,
+            _ => 2,
+        }
     }
 
     /// What is written about the body.
@@ -212,18 +229,6 @@ impl Reply {
         if !to_head {
             out.extend_from_slice(&body);
         }
-    }
-}
-
-/// The gRPC status that stands for an HTTP status (the mapping of the gRPC project).
-pub(crate) fn grpc_status(status: u16) -> u16 {
-    match status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
     }
 }
 

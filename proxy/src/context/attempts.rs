@@ -75,8 +75,12 @@ impl Context {
 
     /// Takes note of an attempt that failed; whether another follows.
     pub(crate) fn failed(&mut self, cause: Cause, replay: Replay<'_>, now: Instant) -> bool {
-        // An instance cannot answer a request that it has not got.
-        let cause = if cause == Cause::Late && !self.body_ended { Cause::Stalled } else { cause };
+        let cause = match cause {
+            Cause::Late if self.call_until == Some(self.deadline) => Cause::Expired,
+            // An instance cannot answer a request that it has not got.
+            Cause::Late if !self.body_ended => Cause::Stalled,
+            cause => cause,
+        };
         self.report(cause, now);
         self.ended(cause, replay, now)
     }
@@ -125,7 +129,7 @@ impl Context {
     /// The answer when no attempt is left.
     pub(crate) fn reply(&mut self) -> Reply {
         let (flag, reply) = match self.last {
-            Some(Cause::Late | Cause::TryLate) => (Flag::UpstreamTimeout, Reply::late()),
+            Some(Cause::Late | Cause::TryLate | Cause::Expired) => (Flag::UpstreamTimeout, Reply::late()),
             Some(Cause::Stalled) => return Reply::request_timeout("the body of the request took too long"),
             Some(Cause::Unreachable | Cause::RefusedStream) => (Flag::ConnectFailure, Reply::unreachable()),
             Some(Cause::Unanswered) => (Flag::UpstreamReset, Reply::unanswered()),
@@ -160,7 +164,7 @@ impl Context {
             Cause::Unanswered | Cause::Unintelligible => (Failure::Closed, true),
             Cause::TryLate => (Failure::TryTimeout, true),
             Cause::Status(status) => (Failure::Status(status), false),
-            Cause::Late | Cause::Stalled => return None,
+            Cause::Late | Cause::Expired | Cause::Stalled => return None,
         };
         let retries = self.decision.map_or(0, |decision| decision.retries).min(ATTEMPTS_MAX - 1);
         // Nobody has seen the request: as long as there is an instance that was not tried, the client need not learn of
@@ -244,7 +248,9 @@ impl Context {
     /// Tells the board about a failure of the current attempt.
     fn report(&self, cause: Cause, now: Instant) {
         let Some(Decision { outcome: Outcome::Forward(backend), .. }) = self.decision else { return };
-        let Some(attempt) = self.attempt.as_ref().filter(|_| cause != Cause::Stalled) else { return };
+        // Whoever calls chooses how long its call may take, and must not choose who is ejected.
+        let blameless = matches!(cause, Cause::Stalled | Cause::Expired);
+        let Some(attempt) = self.attempt.as_ref().filter(|_| !blameless) else { return };
         let (endpoint, limits) = (attempt.in_flight.endpoint(), self.table.backend(backend).live.limits());
         let ejected = match cause {
             Cause::Unreachable => endpoint.unreachable(now, limits),

@@ -12,8 +12,9 @@ use routing::RequestHead;
 
 use crate::context::{CLIENT_WITHIN, Context, DRAIN_WITHIN, REPLAY_BYTES_MAX, Replay};
 use crate::forward;
+use crate::grpc;
 use crate::head::is_host;
-use crate::respond::{Content, ERROR_HEADER, Reply, Says, grpc_status};
+use crate::respond::{Content, ERROR_HEADER, Reply, Says};
 use crate::service::IDLE_WITHIN;
 use crate::upstream::TUNNEL_IDLE_WITHIN;
 
@@ -43,6 +44,12 @@ pub(super) fn admit(session: &mut Session, ctx: &mut Context) -> std::result::Re
         if !is_host(authority.as_bytes()) {
             return Err(Reply::bad_request("the authority is missing or malformed"));
         }
+    }
+    if is_grpc(request)
+        && let Some(timeout) = request.headers.get(grpc::TIMEOUT)
+        && let Some(within) = grpc::timeout(timeout.as_bytes())
+    {
+        ctx.expires_after(within);
     }
     if !request.raw_path().is_ascii() {
         return Err(Reply::bad_request("the request target is malformed"));
@@ -79,7 +86,7 @@ pub(super) async fn answer(session: &mut Session, reply: &Reply, ctx: &Context) 
             header.insert_header(ERROR_HEADER, *id)?;
             if grpc {
                 header.insert_header(CONTENT_TYPE, "application/grpc")?;
-                header.insert_header("grpc-status", grpc_status(reply.status).to_string())?;
+                header.insert_header("grpc-status", reply.grpc_status().to_string())?;
                 header.insert_header("grpc-message", description.as_ref())?;
             } else if reply.content() == Content::Body {
                 header.insert_header(CONTENT_TYPE, "application/json")?;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Frame, Incoming};
@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::support::{Instance, Proxy, actions, field, fields, get, ok, soon};
 
-type Body = BoxBody<Bytes, Infallible>;
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
-async fn connect(proxy: &Proxy) -> SendRequest<Body> {
+pub(crate) async fn connect(proxy: &Proxy) -> SendRequest<Body> {
     let stream = TcpStream::connect(proxy.http).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -29,11 +29,11 @@ async fn connect(proxy: &Proxy) -> SendRequest<Body> {
     sender
 }
 
-fn request(path: &str) -> http::request::Builder {
+pub(crate) fn request(path: &str) -> http::request::Builder {
     Request::builder().version(Version::HTTP_2).uri(format!("http://shop.example:81{path}"))
 }
 
-fn empty() -> Body {
+pub(crate) fn empty() -> Body {
     Empty::new().boxed()
 }
 
@@ -157,7 +157,7 @@ async fn a_delay_ends_when_the_stream_is_reset() {
 }
 
 /// A gRPC-like instance: HTTP/2 with prior knowledge, and trailers.
-async fn grpc_instance() -> SocketAddr {
+pub(crate) async fn grpc_instance() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -166,12 +166,14 @@ async fn grpc_instance() -> SocketAddr {
                 let (authority, path) =
                     (request.uri().authority().unwrap().to_string(), request.uri().path().to_owned());
                 let te = request.headers().get("te").cloned();
+                let timeout = request.headers().get("grpc-timeout").cloned();
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", "0".parse().unwrap());
                 let body = Full::new(body).with_trailers(async move { Some(Ok(trailers)) });
                 let answer = Response::builder()
                     .header("content-type", "application/grpc")
+                    .header("x-timeout", timeout.unwrap_or(HeaderValue::from_static("-")))
                     .header("x-seen", format!("{authority} {path} {te:?}"));
                 Ok::<_, Infallible>(answer.body(body).unwrap())
             });

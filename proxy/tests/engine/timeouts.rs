@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use hyper::client::conn::http2::SendRequest;
 use serde_json::{Value, json};
 
-use crate::support::{Conn, Instance, Proxy, get, ok, post, route};
+use super::http2::{Body, connect, empty, grpc_instance, request};
+use crate::support::{Conn, Instance, Proxy, actions, get, ok, post, route};
 
 /// A route that gives each attempt 0.4 seconds, and the request plenty.
 fn hasty(count: u32) -> Value {
@@ -144,4 +148,73 @@ async fn an_instance_that_takes_too_long_for_an_attempt_has_failed() {
     }
     let _asked = slow.request().await;
     assert!(slow.is_untouched(), "it was ejected");
+}
+
+/// A call with this time.
+async fn call(client: &mut SendRequest<Body>, timeout: &str) -> (String, HeaderMap, Duration) {
+    let request = request("/s/pkg.Service/Method")
+        .method("POST")
+        .header("content-type", "application/grpc")
+        .header("grpc-timeout", timeout);
+    let began = tokio::time::Instant::now();
+    let answer = client.send_request(request.body(empty()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let head = answer.headers().clone();
+    let trailers = answer.into_body().collect().await.unwrap().trailers().cloned();
+    let status = trailers.as_ref().unwrap_or(&head)["grpc-status"].to_str().unwrap().to_owned();
+    (status, head, began.elapsed())
+}
+
+#[tokio::test]
+async fn a_call_ends_with_the_time_that_its_client_gave_it_or_with_that_of_its_route() {
+    let mut instance = Instance::start().await;
+    for (route_s, timeout) in [(9.0, "400m"), (0.4, "9S"), (0.4, "soon")] {
+        let rule = route(json!({"http_req_timeout": route_s, "http_req_retries": 3}));
+        let proxy = Proxy::with(&[rule], &[("s", "v1", instance.at.to_string())]);
+        let (status, head, took) = call(&mut connect(&proxy).await, timeout).await;
+        assert_eq!((&*status, &head["x-a8-error"]), ("4", &"upstream_timeout".parse().unwrap()));
+        assert!((Duration::from_millis(390)..Duration::from_secs(3)).contains(&took), "{took:?}");
+        let log = proxy.log(1).await;
+        assert_eq!(log[0]["response_flags"], "UT");
+        let _asked = instance.accept().await;
+        assert!(instance.is_untouched(), "it is asked once");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_call_is_told_to_the_instance() {
+    let rule = actions(json!([{"action": "delay", "duration": 0.3}]));
+    let proxy = Proxy::with(&[rule], &[("s", "v1", grpc_instance().await.to_string())]);
+    let mut client = connect(&proxy).await;
+    let (status, head, _) = call(&mut client, "5S").await;
+    let told = head["x-timeout"].to_str().unwrap();
+    let micros: u64 = told.strip_suffix('u').unwrap_or_else(|| panic!("{told}")).parse().unwrap();
+    assert_eq!(status, "0");
+    assert!((1_000_000..=4_700_000).contains(&micros), "{told}");
+    for odd in ["soon", "0S", "123456789n", "1.5S"] {
+        let (status, head, _) = call(&mut client, odd).await;
+        assert_eq!((&*status, &head["x-timeout"]), ("0", &odd.parse().unwrap()));
+    }
+    let (status, _, _) = call(&mut client, "200m").await;
+    assert_eq!(status, "4", "it was held for longer");
+    // Whatever is no call means nothing by the field.
+    let proxy = Proxy::of(&[Instance::named("x").await]);
+    let other = request("/s").header("grpc-timeout", "1n").body(empty()).unwrap();
+    assert_eq!(connect(&proxy).await.send_request(other).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn clients_without_patience_eject_nobody() {
+    let silent = Instance::start().await;
+    let instances = [silent.at, grpc_instance().await].map(|at| ("s", "v1", at.to_string()));
+    let rule = json!({"id": "r", "destination": "s", "route": {"backends": [{"tags": ["v1"],
+        "resilience": {"consecutive_errors": 1}}]}});
+    let proxy = Proxy::with(&[rule], &instances);
+    let mut client = connect(&proxy).await;
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        statuses.push(call(&mut client, "300m").await.0);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["0", "0", "0", "4", "4", "4"], "each has its turns");
 }
