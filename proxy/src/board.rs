@@ -7,7 +7,7 @@ mod limits;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,10 @@ pub struct Board {
     /// By their labels, which two backends may share: a series goes with its last user.
     codes: Mutex<Kept<[String; 3], Codes>>,
     endpoints: Mutex<Kept<EndpointKey, EndpointLive>>,
+    /// When the table that is being compiled is made.
+    compiled_at: Mutex<Instant>,
+    /// Whoever is new from now on has just come up.
+    settled: AtomicBool,
 }
 
 /// Destination, rule, service and label: what makes two backends of two tables the same one.
@@ -62,7 +66,20 @@ impl Board {
             backends: Mutex::default(),
             codes: Mutex::default(),
             endpoints: Mutex::default(),
+            compiled_at: Mutex::new(now),
+            settled: AtomicBool::new(false),
         }
+    }
+
+    /// A table is about to be compiled: whichever instance is new in it came up `now`.
+    pub fn compiling(&self, now: Instant) {
+        *lock(&self.compiled_at) = now;
+    }
+
+    /// Control was heard once: whichever instance is new from now on has just come up. Before that nobody knows for how long
+    /// an instance has been there, and none has a slow start.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
     }
 
     /// Forgets what no table has used since the sweep before this one, series included. For the feed, now
@@ -126,8 +143,14 @@ impl Attach for Board {
         address: &Address,
     ) -> Arc<EndpointLive> {
         let key = (service.clone(), instance.id.clone(), address.clone());
-        lock(&self.endpoints)
-            .get(key, || EndpointLive::new(address, |host| self.resolver.host(host), self.origin))
+        let mut endpoints = lock(&self.endpoints);
+        let back = !endpoints.is_used(&key);
+        let live =
+            endpoints.get(key, || EndpointLive::new(address, |host| self.resolver.host(host), self.origin));
+        if back && self.settled.load(Ordering::Relaxed) {
+            live.come_up(*lock(&self.compiled_at));
+        }
+        live
     }
 }
 
@@ -155,6 +178,10 @@ impl Load<Arc<EndpointLive>> for BoardView {
 
     fn latency(&self, endpoint: &Arc<EndpointLive>) -> Duration {
         endpoint.latency(self.now)
+    }
+
+    fn age(&self, endpoint: &Arc<EndpointLive>) -> Option<Duration> {
+        endpoint.age(self.now)
     }
 }
 
@@ -258,6 +285,11 @@ impl<K: Hash + Eq, V> Kept<K, V> {
     /// Whether the key is there, or may come.
     fn has_room(&self, key: &K, max: usize) -> bool {
         self.states.len() < max || self.states.contains_key(key)
+    }
+
+    /// Whether anybody else holds the state.
+    fn is_used(&self, key: &K) -> bool {
+        self.states.get(key).is_some_and(|(state, _)| Arc::strong_count(state) > 1)
     }
 
     fn get(&mut self, key: K, new: impl FnOnce() -> V) -> Arc<V> {

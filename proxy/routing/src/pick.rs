@@ -20,7 +20,7 @@ pub trait Load<E> {
     fn latency(&self, _endpoint: &E) -> Duration {
         Duration::ZERO
     }
-    /// How long ago it came up; `None` when it was always there.
+    /// How long ago it came up; `None` when it was always there. Asked only where a backend has a slow start.
     fn age(&self, _endpoint: &E) -> Option<Duration> {
         None
     }
@@ -115,14 +115,29 @@ impl<A: Attach, L: Load<A::Endpoint>> Field<'_, A, L> {
         ring.from(place << 11).find(|index| self.is(rank, *index))
     }
 
-    /// Somebody else, the likelier the younger the one picked is.
+    /// Somebody else, the likelier the younger the one picked is. Exact: of the draws that pick an endpoint at random,
+    /// evenly spaced ones leave it exactly its part.
     fn spared(&self, rank: Rank, picked: usize, window: Duration, draw: Draw) -> usize {
         let Some(age) = self.load.age(&self.endpoints[picked].live).filter(|age| *age < window) else {
             return picked;
         };
         let part = (age.as_secs_f64() / window.as_secs_f64()).max(SLOW_START_MIN);
-        let luck = again(again(draw));
-        if luck.get() < part { picked } else { self.any(rank, again(luck)).unwrap_or(picked) }
+        // Where the draw lies within the place that it chose: independent of which place that is.
+        let luck = (draw.get() * self.endpoints.len() as f64).fract();
+        if luck < part { picked } else { self.another(rank, picked, again(again(draw))).unwrap_or(picked) }
+    }
+
+    /// Anyone but one of them, evenly.
+    fn another(&self, rank: Rank, but: usize, draw: Draw) -> Option<usize> {
+        let guess = draw.index(self.endpoints.len());
+        if guess != but && self.is(rank, guess) {
+            return Some(guess);
+        }
+        let others = || (0..self.endpoints.len()).filter(|index| *index != but && self.is(rank, *index));
+        match others().count() {
+            0 => None,
+            count => others().nth(again(draw).index(count)),
+        }
     }
 
     fn active(&self, index: usize) -> u128 {

@@ -24,6 +24,8 @@ pub struct EndpointLive {
     errors_in_a_row: AtomicU32,
     /// Nanoseconds since the origin; 0: never ejected.
     ejected_until: AtomicU64,
+    /// Nanoseconds since the origin; 0: it was there when the proxy began.
+    came_up: AtomicU64,
     ejections: Mutex<Ejections>,
     /// How long answers took of late, in microseconds; 0: not known.
     latency_us: AtomicU64,
@@ -49,6 +51,7 @@ impl EndpointLive {
             active: AtomicU32::new(0),
             errors_in_a_row: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            came_up: AtomicU64::new(0),
             ejections: Mutex::default(),
             latency_us: AtomicU64::new(0),
             noted_us: AtomicU64::new(0),
@@ -62,6 +65,18 @@ impl EndpointLive {
             Place::Literal(address) => Some(*address),
             Place::Named(host, port) => host.address(*port),
         }
+    }
+
+    /// It is here since `now`, or here again: its slow start begins.
+    pub(super) fn come_up(&self, now: Instant) {
+        self.came_up.store(nanos(self.since_origin(now)).max(1), Ordering::Relaxed);
+    }
+
+    /// How long it has been taking requests since it came up, or since its last ejection ended; zero while it is ejected.
+    /// `None` when it was there before the proxy knew better, and was never ejected.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        let since = self.came_up.load(Ordering::Relaxed).max(self.ejected_until.load(Ordering::Relaxed));
+        (since != 0).then(|| self.since_origin(now).saturating_sub(Duration::from_nanos(since)))
     }
 
     /// Attempts in flight.
@@ -133,8 +148,7 @@ impl EndpointLive {
         }
         let mut ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
         *ejections = ejections.another(self.since_origin(now), limits);
-        let until = u64::try_from(ejections.until().as_nanos()).unwrap_or(u64::MAX);
-        self.ejected_until.store(until, Ordering::Relaxed);
+        self.ejected_until.store(nanos(ejections.until()), Ordering::Relaxed);
         true
     }
 
@@ -146,6 +160,10 @@ impl EndpointLive {
     fn since_origin(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.origin)
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn micros(time: Duration) -> u64 {

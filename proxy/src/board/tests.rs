@@ -154,6 +154,28 @@ fn least_request_and_ejection_are_seen_through_the_view() {
 }
 
 #[test]
+fn an_instance_comes_up_once_unless_it_was_gone_or_ejected() {
+    let world = world();
+    let at = |after| world.start + secs(after);
+    let known = world.endpoint("known", "127.0.0.1:1");
+    world.board.settle();
+    world.board.compiling(at(10));
+    let fresh = world.endpoint("fresh", "127.0.0.1:2");
+    assert_eq!((known.age(at(30)), fresh.age(at(30))), (None, Some(secs(20))));
+    world.board.compiling(at(40));
+    for endpoint in [world.endpoint("known", "127.0.0.1:1"), world.endpoint("fresh", "127.0.0.1:2")] {
+        assert_ne!(endpoint.age(at(50)), Some(secs(10)), "another table makes nobody young");
+    }
+    drop((known, fresh));
+    let back = world.endpoint("known", "127.0.0.1:1");
+    assert_eq!(back.age(at(50)), Some(secs(10)), "no table had it");
+    let once = Limits { consecutive_errors: 1, ..Limits::default() };
+    assert!(back.failed(at(50), &once));
+    assert_eq!((back.age(at(79)), back.age(at(90))), (Some(secs(0)), Some(secs(10))), "30 s of ejection");
+    assert_eq!(BoardView::at(at(90)).age(&back), Some(secs(10)));
+}
+
+#[test]
 fn what_no_table_uses_is_forgotten_after_two_sweeps_with_its_series() {
     let world = world();
     let (service, backend) = (world.board.service(&name("s")), world.backend("r", Resilience::default()));

@@ -48,6 +48,7 @@ pub struct Stage {
 impl Stage {
     /// Compiles on the calling thread, which must not be one that serves requests.
     pub fn compile(&self, old: &Snapshot, new: &Snapshot) -> Table {
+        self.board.compiling(clock::now());
         self.tables.pin().recompile(old, new, &self.identity, &self.board)
     }
 
@@ -70,6 +71,9 @@ impl Stage {
             "snapshot applied"
         );
         self.tables.swap(table);
+        if source == Source::Control {
+            self.board.settle();
+        }
         self.metrics.table_swaps.inc();
         self.positioned(&position);
         self.metrics.snapshot_revision.set(i64::try_from(snapshot.revision()).unwrap_or(i64::MAX));

@@ -14,6 +14,7 @@ mod heads;
 mod http2;
 mod life;
 mod policies;
+mod resilience;
 mod retries;
 mod streams;
 mod stubborn;

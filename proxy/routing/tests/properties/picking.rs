@@ -244,6 +244,46 @@ fn a_slow_start_gives_a_growing_part_and_takes_from_nobody_when_it_is_over() {
 }
 
 #[test]
+fn a_slow_start_grows_in_a_line_from_a_tenth_to_the_whole_part() {
+    // Ages whose part of 250 draws is a whole number.
+    for (age, part) in
+        [(0, 25), (6, 25), (12, 50), (30, 125), (36, 150), (48, 200), (59, 246), (60, 250), (600, 250)]
+    {
+        let mut loads = vec![(Duration::ZERO, None); 4];
+        loads[3].1 = Some(Duration::from_secs(age));
+        let mut turns = [0; 4];
+        with_backend(4, LbType::Random, |backend| {
+            for draw in Draw::evenly_spaced(1_000) {
+                turns[pick(backend, &Seasoned(loads.clone()), &[], 0, draw).unwrap()] += 1;
+            }
+        });
+        assert_eq!(turns[3], part, "{age} s");
+        assert_eq!(turns.iter().sum::<u32>(), 1_000);
+    }
+    // In turn the draw is free: of each turn's evenly spaced draws it keeps the same part.
+    let mut loads = vec![(Duration::ZERO, None); 4];
+    loads[3].1 = Some(Duration::from_secs(30));
+    with_backend(4, LbType::RoundRobin, |backend| {
+        let kept = |ticket| {
+            let picked = |draw| pick(backend, &Seasoned(loads.clone()), &[], ticket, draw);
+            Draw::evenly_spaced(1_000).filter(|draw| picked(*draw) == Some(3)).count()
+        };
+        assert_eq!(kept(3), 500);
+        assert_eq!([kept(0), kept(1), kept(2)], [0; 3], "nobody gives anything to the young one");
+    });
+}
+
+#[test]
+fn equals_in_age_share_evenly_and_a_single_one_takes_everything() {
+    let young = Some(Duration::from_secs(1));
+    for lb in [LbType::RoundRobin, LbType::Random, LbType::LeastRequest, LbType::P2cEwma] {
+        let turns_of = |count| turns(lb, &Seasoned(vec![(Duration::ZERO, young); count]), count);
+        assert_eq!(turns_of(1), [12_000]);
+        assert!(turns_of(4).iter().all(|turns| turns.abs_diff(3_000) < 260), "{lb:?} {:?}", turns_of(4));
+    }
+}
+
+#[test]
 fn equal_keys_meet_the_same_instance_and_others_are_spread() {
     let table = table(4, LbType::RingHash);
     let place = |user: &str, id: &str| {
