@@ -2,6 +2,7 @@
 //! them. It performs nothing; engines ask it what to do next and tell it what happened.
 
 mod attempts;
+mod copies;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,7 @@ use crate::access_log::{Flag, Flags};
 use crate::board::{InFlight, Permit, Retrying};
 use crate::counts::{Counts, Met, Moment};
 use crate::metrics::Fault;
+use crate::mirror::Draft;
 use crate::respond::Reply;
 use crate::signals::{Signals, Watch};
 use crate::tables::Table;
@@ -73,6 +75,8 @@ pub(crate) struct Context {
     wait: Duration,
     last: Option<Cause>,
     upstream: Option<Upstream>,
+    /// The copy for the route's mirror, until it is whole.
+    copy: Option<Box<Draft>>,
 }
 
 /// What happens to a request after its delay.
@@ -181,6 +185,7 @@ impl Context {
             wait: Duration::ZERO,
             last: None,
             upstream: None,
+            copy: None,
         }
     }
 

@@ -34,6 +34,7 @@ use crate::forward::{
 };
 use crate::grpc;
 use crate::held::Held;
+use crate::mirror::Mirrors;
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
 use crate::signals::Signals;
@@ -51,6 +52,7 @@ pub(crate) struct Gateway {
     /// Requests that delays hold, over all threads.
     pub(crate) delayed: Arc<AtomicUsize>,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) mirrors: Arc<Mirrors>,
 }
 
 #[async_trait]
@@ -87,9 +89,13 @@ impl ProxyHttp for Gateway {
         if !delay.is_zero() && !session.is_process_shutting_down() {
             self.hold(session, ctx, delay).await?;
         }
-        let course = ctx.course(&head_of(session.req_header()), &self.counts, clock::now());
+        let now = clock::now();
+        let course = ctx.course(&head_of(session.req_header()), &self.counts, now);
         match course {
-            Course::Forward => Ok(false),
+            Course::Forward => {
+                ctx.begin_copy(&self.mirrors, now);
+                Ok(false)
+            }
             Course::Answer(reply) => session::answer(session, &reply, ctx).await,
             Course::Close | Course::Reset => {
                 ctx.close = true;
@@ -208,6 +214,7 @@ impl ProxyHttp for Gateway {
         if let Some(edits) = ctx.request_edits() {
             edit_request(request, edits)?;
         }
+        ctx.copy_head(|_, host| session::copy_of(request, received, host));
         Ok(())
     }
 
@@ -219,6 +226,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         ctx.body_came(body.as_ref().is_some_and(|piece| !piece.is_empty()), end_of_stream, clock::now);
+        ctx.copy_body(body.as_deref().unwrap_or_default(), end_of_stream);
         end_once(body, end_of_stream);
         Ok(())
     }

@@ -28,6 +28,7 @@ use crate::head::{Fields, Head};
 use crate::held::Held;
 use crate::lines::Onward;
 use crate::live::Drain;
+use crate::mirror::{self, Mirrors};
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
 use crate::tables::Tables;
@@ -47,6 +48,7 @@ pub(crate) struct Lane {
     pub(crate) counts: Arc<Counts>,
     /// For instances that speak TLS.
     pub(crate) secure: Arc<Secure>,
+    pub(crate) mirrors: Arc<Mirrors>,
 }
 
 /// A request as it was read.
@@ -120,7 +122,10 @@ impl Lane {
         }
         let course = law.course(&request.head(), &self.counts, now);
         match course {
-            Course::Forward => self.forward(wire, request, law, upload, now).await,
+            Course::Forward => {
+                self.copy(wire, request, law, &upload, now);
+                self.forward(wire, request, law, upload, now).await
+            }
             Course::Answer(reply) => self.answer(wire, request, &reply).await,
             Course::Close => Ended { status: 0, keep: false },
             Course::Reset => {
@@ -128,6 +133,17 @@ impl Lane {
                 Ended { status: 0, keep: false }
             }
         }
+    }
+
+    /// Begins the copy of the request, if its route wants one: its head, and what has come of its body.
+    fn copy(&self, wire: &Wire, request: &Request<'_>, law: &mut Context, upload: &Upload, now: Instant) {
+        law.begin_copy(&self.mirrors, now);
+        law.copy_head(|law, host| {
+            let mut head = Vec::with_capacity(HEAD_BYTES);
+            request.onward(law, wire, &law.upstream_path(request.path), host).write(&mut head);
+            mirror::Head::read(&head)
+        });
+        law.copy_body(upload.so_far(), upload.has_ended());
     }
 
     /// Attempt after attempt, until an answer is passed on or none is left to make.
@@ -193,19 +209,8 @@ impl Lane {
         };
         let mut head = Vec::with_capacity(HEAD_BYTES);
         let host = law.host();
-        let onward = Onward {
-            method: request.method,
-            path: &law.upstream_path(request.path),
-            query: request.query.as_bytes(),
-            fields: request.fields,
-            host: host.as_deref(),
-            request_id: law.request_id.as_bytes(),
-            caller: wire.caller(),
-            scheme: forward::scheme(wire.is_secure()),
-            trace: law.trace(),
-            edits: law.request_edits(),
-        };
-        onward.write(&mut head);
+        let path = law.upstream_path(request.path);
+        request.onward(law, wire, &path, host.as_deref()).write(&mut head);
         let mut exchange = Exchange::new(wire, upload, law, upstream, request.method, head);
         let answer = match exchange.answer().await {
             Ok(answer) => answer,
@@ -322,6 +327,28 @@ impl<'a> Request<'a> {
             query: self.query.strip_prefix('?').unwrap_or_default(),
             authority: self.authority,
             headers: &self.fields,
+        }
+    }
+
+    /// The head for an instance; `host` takes the place of what the client named.
+    fn onward<'o>(
+        &'o self,
+        law: &'o Context,
+        wire: &Wire,
+        path: &'o str,
+        host: Option<&'o str>,
+    ) -> Onward<'o> {
+        Onward {
+            method: self.method,
+            path,
+            query: self.query.as_bytes(),
+            fields: self.fields,
+            host,
+            request_id: law.request_id.as_bytes(),
+            caller: wire.caller(),
+            scheme: forward::scheme(wire.is_secure()),
+            trace: law.trace(),
+            edits: law.request_edits(),
         }
     }
 

@@ -28,6 +28,7 @@ mod lane;
 mod lines;
 pub mod live;
 pub mod metrics;
+mod mirror;
 mod reports;
 pub mod resolve;
 mod respond;

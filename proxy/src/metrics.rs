@@ -49,6 +49,39 @@ impl Fault {
     }
 }
 
+/// Why a copy of a request did not reach its mirror, as in the label `reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyLost {
+    /// The request's body is longer than what is kept.
+    BodyTooLarge,
+    /// All copies together hold too much.
+    NoRoom,
+    /// Too many wait already.
+    QueueFull,
+    /// The request ended before its body did.
+    Incomplete,
+    /// The request asked for another protocol.
+    Upgrade,
+    /// The mirror could not be reached, or did not answer in time.
+    Failed,
+}
+
+impl CopyLost {
+    const ALL: [Self; 6] =
+        [Self::BodyTooLarge, Self::NoRoom, Self::QueueFull, Self::Incomplete, Self::Upgrade, Self::Failed];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::BodyTooLarge => "body_too_large",
+            Self::NoRoom => "no_room",
+            Self::QueueFull => "queue_full",
+            Self::Incomplete => "incomplete",
+            Self::Upgrade => "upgrade",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Every metric of one proxy.
 pub struct Metrics {
     registry: Registry,
@@ -58,6 +91,8 @@ pub struct Metrics {
     faults: IntCounterVec,
     limited: IntCounterVec,
     exhausted: IntCounterVec,
+    copies: IntCounterVec,
+    copies_lost: IntCounterVec,
     instances: IntGaugeVec,
     last_success: GaugeVec,
     unrouted: Codes,
@@ -141,6 +176,16 @@ impl Metrics {
                 "a8_proxy_retry_budget_exhausted_total",
                 "Further attempts that the budget did not allow.",
                 &["service"],
+            ),
+            copies: make.counters(
+                "a8_proxy_mirrored_total",
+                "Copies of requests that a mirror has answered.",
+                &["service"],
+            ),
+            copies_lost: make.counters(
+                "a8_proxy_mirror_lost_total",
+                "Copies of requests that no mirror has answered.",
+                &["service", "reason"],
             ),
             instances: make.gauges("a8_proxy_instances", "Instances that requests may go to.", &["service"]),
             active_connections: make.gauge("a8_proxy_active_connections", "Open client connections."),
@@ -316,6 +361,16 @@ impl ServiceSeries {
         self.metrics.exhausted.with_label_values(&[&self.name]).inc();
     }
 
+    /// Counts a copy that its mirror has answered.
+    pub fn copied(&self) {
+        self.metrics.copies.with_label_values(&[&self.name]).inc();
+    }
+
+    /// Counts a copy that came to nothing.
+    pub fn copy_lost(&self, why: CopyLost) {
+        self.metrics.copies_lost.with_label_values(&[&*self.name, why.label()]).inc();
+    }
+
     /// Counts a request that a route rule answered by itself.
     pub fn answered(&self, rule: &str, code: u16) {
         self.of_rule(rule, |_, series| series.answers.count(code));
@@ -352,6 +407,10 @@ impl ServiceSeries {
         let _ = self.metrics.retries.remove_label_values(&name);
         let _ = self.metrics.exhausted.remove_label_values(&name);
         let _ = self.metrics.instances.remove_label_values(&name);
+        let _ = self.metrics.copies.remove_label_values(&name);
+        for why in CopyLost::ALL {
+            let _ = self.metrics.copies_lost.remove_label_values(&[name[0], why.label()]);
+        }
         for (rule, series) in &*self.rules.read().unwrap_or_else(PoisonError::into_inner) {
             series.answers.remove();
             let _ = self.metrics.limited.remove_label_values(&[name[0], rule]);

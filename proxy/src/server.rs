@@ -29,6 +29,7 @@ use crate::counts::Counts;
 use crate::gateway::Gateway;
 use crate::lane::Lane;
 use crate::live::Live;
+use crate::mirror::{self, Mirrors};
 use crate::reports::Reports;
 use crate::service::Front;
 use crate::shard::Shard;
@@ -111,8 +112,10 @@ impl Server {
         let drain_within = self.limits.drain_within;
         let kept_max = self.kept_max();
         let (down, is_down) = watch::channel(false);
+        let (mirrors, copies) = Mirrors::new();
+        let mirror = Shard::start("a8-mirror", mirror::run(copies))?;
         let mut shards = self
-            .fronts(&connections)
+            .fronts(&connections, &mirrors)
             .map(|front| {
                 let (door, is_down) = (self.http.share()?, is_down.clone());
                 Shard::start("a8-http", async move {
@@ -155,7 +158,7 @@ impl Server {
             }
         });
         // All are told before any is waited for.
-        let ending: Vec<_> = shards.into_iter().map(Shard::end).collect();
+        let ending: Vec<_> = shards.into_iter().chain([mirror]).map(Shard::end).collect();
         ending.into_iter().for_each(|ending| ending.wait(RUNTIME_ENDS_WITHIN));
         operators.shutdown_timeout(RUNTIME_ENDS_WITHIN);
         Ok(())
@@ -163,7 +166,7 @@ impl Server {
 
     /// One engine per thread: their connections to instances are not shared, so that none is waited for in one thread and
     /// used in another.
-    fn fronts(&self, connections: &Arc<Connections>) -> impl Iterator<Item = Front> {
+    fn fronts(&self, connections: &Arc<Connections>, mirrors: &Arc<Mirrors>) -> impl Iterator<Item = Front> {
         let reports = Arc::new(Reports {
             metrics: Arc::clone(&self.live.metrics),
             access_log: Arc::clone(&self.live.access_log),
@@ -178,6 +181,7 @@ impl Server {
                 reports: Arc::clone(&reports),
                 delayed: Arc::clone(&delayed),
                 counts: Arc::clone(&counts),
+                mirrors: Arc::clone(mirrors),
             };
             let lane = (self.engine == Engine::Lane).then(|| {
                 Arc::new(Lane {
@@ -187,6 +191,7 @@ impl Server {
                     drain: Arc::clone(&self.live.drain),
                     counts: Arc::clone(&counts),
                     secure: Arc::clone(&secure),
+                    mirrors: Arc::clone(mirrors),
                 })
             });
             let proxy = Arc::new(self.general(gateway));

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use control_api::Edits;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, Version};
+use http::{HeaderValue, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
@@ -14,9 +14,10 @@ use crate::context::{CLIENT_WITHIN, Context, DRAIN_WITHIN, REPLAY_BYTES_MAX, Rep
 use crate::forward;
 use crate::grpc;
 use crate::head::is_host;
+use crate::mirror;
 use crate::respond::{Content, ERROR_HEADER, Reply, Says};
 use crate::service::IDLE_WITHIN;
-use crate::upstream::TUNNEL_IDLE_WITHIN;
+use crate::upstream::{Protocol, TUNNEL_IDLE_WITHIN};
 
 /// Sets every limit of the session anew: Pingora resets some of them with each request it parses.
 pub(super) fn limit(session: &mut Session, ctx: &mut Context) {
@@ -162,6 +163,25 @@ pub(super) fn edit_answer(answer: &mut ResponseHeader, edits: &Edits) -> Result<
         answer.append_header(name.clone(), value.clone())?;
     }
     Ok(())
+}
+
+/// The head of the copy of a request that came as `received` and goes on as `request`; `None` when `host`, which takes the
+/// place of what the client named, is no field value.
+pub(super) fn copy_of(
+    request: &RequestHeader,
+    received: &RequestHeader,
+    host: Option<&str>,
+) -> Option<mirror::Head> {
+    let mut fields = request.headers.clone();
+    fields.insert(HOST, HeaderValue::from_str(host.unwrap_or(authority_of(received))).ok()?);
+    let (path, query) = split_target(request.raw_path());
+    Some(mirror::Head {
+        method: request.method.clone(),
+        target: [path.as_bytes(), query].concat(),
+        fields,
+        protocol: if is_grpc(received) { Protocol::Http2 } else { Protocol::Http1 },
+        framed: false,
+    })
 }
 
 /// Fits an answer to its client: version, framing, and whether the connection goes on.

@@ -80,6 +80,11 @@ impl Upload {
         self.ended
     }
 
+    /// What of it has come before anything was sent.
+    pub(super) fn so_far(&self) -> &[u8] {
+        &self.kept
+    }
+
     /// When some of it came last.
     pub(super) fn came(&self) -> Instant {
         self.came
@@ -192,6 +197,7 @@ impl Upload {
             self.came = clock::now();
         }
         law.body_came(read > 0, self.ended, || self.came);
+        law.copy_body(buffer.filled(), self.ended);
         let fits = wire.body_read() <= REPLAY_BYTES_MAX && self.kept.len() + read <= KEPT_FRAMED_BYTES_MAX;
         if fits && !self.lost {
             self.kept.extend_from_slice(buffer.filled());

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::support::{Instance, Proxy, actions, field, fields, get, ok, soon};
+use crate::support::{Instance, Proxy, actions, field, fields, get, ok, route, soon};
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
@@ -202,6 +202,35 @@ async fn grpc_is_spoken_to_in_http2_and_keeps_its_trailers() {
         assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
         assert_eq!(body.to_bytes(), "message");
     }
+}
+
+#[tokio::test]
+async fn calls_are_copied_in_http2_and_everything_else_in_http1() {
+    let (real, shadow) = (grpc_instance().await, grpc_instance().await);
+    let rule = route(json!({"mirror": {"tags": ["v2"]}}));
+    let proxy = Proxy::with(
+        std::slice::from_ref(&rule),
+        &[("s", "v1", real.to_string()), ("s", "v2", shadow.to_string())],
+    );
+    let mut client = connect(&proxy).await;
+    let call = request("/s/pkg.Service/Method")
+        .method("POST")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let answer = client.send_request(call.body(Full::new(Bytes::from("message")).boxed()).unwrap());
+    assert_eq!(answer.await.unwrap().status(), 200);
+    // Whoever speaks nothing but HTTP/2 has answered it.
+    proxy.metric_becomes(r#"a8_proxy_mirrored_total{service="s"}"#, 1.0).await;
+    let (named, mut plain) = (Instance::named("real").await, Instance::start().await);
+    proxy.apply(&[rule], &[("s", "v1", named.to_string()), ("s", "v2", plain.at.to_string())]);
+    let question = request("/s/x?y").method("POST").body(Full::new(Bytes::from("hi")).boxed()).unwrap();
+    assert_eq!(client.send_request(question).await.unwrap().status(), 200);
+    let (mut conn, head) = plain.request().await;
+    assert!(head.starts_with("POST /x?y HTTP/1.1\r\n"), "{head}");
+    assert_eq!(
+        (fields(&head, "host"), conn.body_of(&head).await),
+        (vec!["shop.example:81"], "hi".to_owned())
+    );
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod hand_over;
 mod heads;
 mod http2;
 mod life;
+mod mirror;
 mod policies;
 mod resilience;
 mod retries;
