@@ -107,6 +107,12 @@ pub struct Clause {
 }
 
 impl Clause {
+    /// Whether nothing but the source is asked for: what is left is the same for every request.
+    pub fn asks_for_source_only(&self) -> bool {
+        let Self { source: _, method, path, authority, headers, query } = self;
+        method.is_none() && path.is_none() && authority.is_none() && headers.is_empty() && query.is_empty()
+    }
+
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }

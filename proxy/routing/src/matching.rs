@@ -59,8 +59,8 @@ pub(crate) enum Miss<'t> {
     Test(&'t Test, Found),
     /// Its edge is another host, or another place below it.
     Edge,
-    /// No element of `any` holds.
-    Any,
+    /// No element of `any` holds; these could, on this proxy.
+    Any(&'t [Conjunction]),
     /// An element of `none` holds: this one, counted from 0 among those that could.
     None(&'t Conjunction),
 }
@@ -68,12 +68,12 @@ pub(crate) enum Miss<'t> {
 /// Why a rule can never apply on this proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Elsewhere {
-    /// A source that must be this proxy is not.
-    Source,
+    /// A source that must be this proxy is not: that of the rule's own clause, or that of this element of `all`.
+    Source(Option<usize>),
     /// Every element of `any` is for other sources.
     Any,
-    /// An element of `none` is this proxy itself.
-    None,
+    /// This element of `none` is this proxy itself.
+    None(usize),
 }
 
 /// What was found of what a test looks at.
@@ -93,8 +93,8 @@ impl Matcher {
     ) -> Result<Self, Elsewhere> {
         let here = |clause: &&Clause| clause.source.as_ref().is_none_or(|source| is_source(identity, source));
         let every = || std::iter::once(&matching.own).chain(&matching.all);
-        if !every().all(|clause| here(&clause)) {
-            return Err(Elsewhere::Source);
+        if let Some(place) = every().position(|clause| !here(&clause)) {
+            return Err(Elsewhere::Source(place.checked_sub(1)));
         }
         let mut tests = |clauses: &mut dyn Iterator<Item = &Clause>| -> Conjunction {
             let (mut headers, mut others) = (Vec::new(), Vec::new());
@@ -114,7 +114,8 @@ impl Matcher {
         }
         // An element that asks nothing else is true as soon as its source is us.
         if none.iter().any(|element| element.is_empty()) {
-            return Err(Elsewhere::None);
+            let ours = |clause: &Clause| here(&clause) && clause.asks_for_source_only();
+            return Err(Elsewhere::None(matching.none.iter().position(ours).unwrap_or_default()));
         }
         Ok(Self { all, any, none })
     }
@@ -134,7 +135,7 @@ impl Matcher {
             }
         }
         if !self.any.is_empty() && !self.any.iter().any(|element| values.fit(element)) {
-            return Err(Miss::Any);
+            return Err(Miss::Any(&self.any));
         }
         match self.none.iter().find(|element| values.fit(element)) {
             Some(element) => Err(Miss::None(element)),
@@ -185,7 +186,8 @@ impl Conjunction {
 
     /// What is looked at and what is wanted of it, in the words of an explanation.
     pub(crate) fn subjects(&self) -> impl Iterator<Item = (String, String)> {
-        let headers = self.headers.iter().map(|test| (test.name().to_owned(), test.pattern().to_owned()));
+        let headers =
+            self.headers.iter().map(|test| (format!("header {}", test.name()), test.pattern().to_owned()));
         self.others.iter().map(Test::subject).chain(headers)
     }
 }

@@ -1,11 +1,11 @@
 //! The recorder behind an explanation: what the law tells, kept in owned form and put in order. It judges
 //! nothing.
 
-use control_api::{AbortCode, Action, Draw, Key, Length, PathMatch, Rule, RuleId};
+use control_api::{AbortCode, Action, Clause, Draw, Host, Key, Length, PathMatch, Rule, RuleId};
 
 use crate::explain::{ActionNote, AddressedBy, RuleNote};
 use crate::fault::Fate;
-use crate::matching::{Elsewhere, Found, Miss};
+use crate::matching::{Conjunction, Elsewhere, Found, Miss};
 use crate::recorder::Recorder;
 use crate::service::{RouteRule, Silenced};
 
@@ -113,24 +113,54 @@ impl Noted {
                 let (subject, wanted) = test.subject();
                 format!("{subject} does not match {wanted}")
             }
-            Miss::Edge => "its edge is elsewhere".to_owned(),
-            Miss::Any => "no element of any holds".to_owned(),
-            Miss::None(element) => {
-                let tests = element.subjects().map(|(subject, wanted)| format!("{subject} matches {wanted}"));
-                format!("an element of none holds: {}", tests.collect::<Vec<_>>().join(", "))
+            Miss::Edge => format!("its edge {} is elsewhere", edge_of(rule)),
+            Miss::Any(elements) => {
+                let elements = elements.iter().map(wanted);
+                format!("no element of any holds: {}", elements.collect::<Vec<_>>().join("; or "))
             }
+            Miss::None(element) => format!("an element of none holds: {}", wanted(element)),
         });
         Self::of(rule, why)
     }
 
     fn silenced(silenced: &Silenced) -> Self {
+        let matching = &silenced.rule.matching;
         let why = match silenced.why {
-            Elsewhere::Source => "its source is not this proxy",
-            Elsewhere::Any => "every element of any is for another source",
-            Elsewhere::None => "an element of none is this proxy",
+            Elsewhere::Source(place) => {
+                let clause = place.map_or(Some(&matching.own), |place| matching.all.get(place));
+                format!("its source {} is not this proxy", clause.map(source_of).unwrap_or_default())
+            }
+            Elsewhere::Any => {
+                let sources = matching.any.iter().map(source_of).collect::<Vec<_>>().join("; or ");
+                format!("every element of any is for another source: {sources}")
+            }
+            Elsewhere::None(place) => {
+                let source = matching.none.get(place).map(source_of).unwrap_or_default();
+                format!("an element of none is this proxy: {source}")
+            }
         };
-        Self::of(&silenced.rule, Some(why.to_owned()))
+        Self::of(&silenced.rule, Some(why))
     }
+}
+
+/// Host and path of a rule's edge, as far as it names them.
+fn edge_of(rule: &Rule) -> String {
+    let edge = rule.route().and_then(|route| route.edge.as_ref());
+    let host = edge.and_then(|edge| edge.host.as_ref()).map_or("", Host::as_str);
+    format!("{host}{}", edge.map_or("", |edge| &edge.path_prefix))
+}
+
+/// What an element asks for beside its source.
+fn wanted(element: &Conjunction) -> String {
+    let tests = element.subjects().map(|(subject, wanted)| format!("{subject} matches {wanted}"));
+    tests.collect::<Vec<_>>().join(", ")
+}
+
+/// Whom a clause is for: `service:tag,tag`.
+fn source_of(clause: &Clause) -> String {
+    let Some(source) = &clause.source else { return String::new() };
+    let separator = if source.tags.is_empty() { "" } else { ":" };
+    format!("{}{separator}{}", source.name, source.tags.join(","))
 }
 
 /// In order of precedence, up to the first that matched: whatever comes after it was not needed.
