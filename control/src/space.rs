@@ -90,7 +90,7 @@ impl Space {
         } else {
             ContentHash::of(namespace.as_str().as_bytes()).to_string().chars().take(8).collect()
         };
-        let world = World::new(&book);
+        let world = World::new(&namespace, &book);
         Self {
             namespace,
             label,

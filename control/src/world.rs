@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_api::{RuleId, Snapshot};
-use registry_api::{Followed, Instance, InstanceKey, Reason};
+use registry_api::{Followed, Instance, InstanceKey, Namespace, Reason};
 
 use crate::moment::Moment;
 use crate::rulebook::{Changes, RuleBook};
@@ -68,8 +68,9 @@ pub struct World {
 
 impl World {
     /// A world of rules whose instances are still unknown.
-    pub fn new(book: &RuleBook) -> Self {
+    pub fn new(namespace: &Namespace, book: &RuleBook) -> Self {
         let mut snapshot = Snapshot::new(book.revision(), book.rules().values().cloned(), []);
+        snapshot.set_namespace(namespace.clone());
         snapshot.set_faults_disabled(book.faults_disabled());
         let snapshot = Arc::new(snapshot);
         Self { snapshot, ..Self::default() }

@@ -124,7 +124,7 @@ async fn each_namespace_is_followed_with_its_own_token_and_sees_only_its_own() {
     let control = Control::start(&registry, &["--auth_mode=trusted"]).await;
     let (blue, green) = (control.http.with_token("blue"), control.http.with_token("green"));
     let full = poll(&blue, "node=b").await.is(200);
-    assert_eq!(ids(&full.json()["instances"]), ["b"]);
+    assert_eq!((ids(&full.json()["instances"]), &full.json()["namespace"]), (vec!["b"], &json!("blue")));
     green.post_rules(json!([route("x", "of-green")])).await;
     let body = poll(&green, "node=g").await.is(200).json();
     assert_eq!((ids(&body["rules"]), ids(&body["instances"])), (vec!["x"], vec!["g"]));

@@ -50,9 +50,12 @@ impl Proxy {
 
     /// What becomes of a request for `/reviews/x`.
     fn outcome(&self) -> Outcome {
+        self.outcome_of("h", "/reviews/x")
+    }
+
+    fn outcome_of(&self, authority: &str, path: &str) -> Outcome {
         let headers = HeaderMap::new();
-        let head =
-            RequestHead { method: "GET", path: "/reviews/x", query: "", authority: "h", headers: &headers };
+        let head = RequestHead { method: "GET", path, query: "", authority, headers: &headers };
         self.live.tables.pin().decide(&head, Seed::of(b"id"), &At(0)).outcome
     }
 
@@ -151,6 +154,31 @@ fn full_and_delta_are_served_and_only_what_serves_is_acknowledged() {
     let heard: f64 =
         proxy.metric(r#"a8_control_last_success_timestamp_seconds{source="rules"}"#).parse().unwrap();
     assert!(heard > 1.6e9);
+}
+
+#[test]
+fn hosts_name_services_of_the_namespace_that_control_says_also_without_control() {
+    let (dir, control) = (dir(), FakeControl::start());
+    let mut blue = snapshot(1, &["127.0.0.1:1"]);
+    blue.set_namespace(registry_api::Namespace::new("blue").unwrap());
+    let check = |proxy: &Proxy| {
+        for (host, known) in [("reviews.a8", true), ("reviews.blue.a8", true), ("reviews.default.a8", false)]
+        {
+            let outcome = proxy.outcome_of(host, "/x");
+            assert_eq!(matches!(outcome, Outcome::Forward(_)), known, "{host}: {outcome:?}");
+        }
+    };
+    let proxy = Proxy::start(dir.path(), &[control.url()]);
+    control.full(7, &blue);
+    control.poll(1);
+    check(&proxy);
+    let mut next = blue.clone();
+    next.set_revision(2);
+    control.delta(7, &blue, 8, &next);
+    control.poll(2);
+    check(&proxy);
+    drop(proxy);
+    check(&Proxy::start(dir.path(), &[nobody()]));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use registry_api::{ContentHash, Instance, InstanceId, InstanceKey, Reason, ServiceName};
+use registry_api::{ContentHash, Instance, InstanceId, InstanceKey, Namespace, Reason, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use crate::rule::{Rule, RuleId};
@@ -12,6 +12,7 @@ use crate::rule::{Rule, RuleId};
 /// Rules and instances of one namespace. Cloning is cheap per entry; hashes are kept up to date.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
+    namespace: Namespace,
     revision: u64,
     rules: BTreeMap<RuleId, Arc<Rule>>,
     instances: BTreeMap<InstanceKey, Arc<Instance>>,
@@ -69,6 +70,16 @@ impl Snapshot {
         rules.into_iter().for_each(|rule| this.put_rule(rule));
         instances.into_iter().for_each(|instance| this.put_instance(instance));
         this
+    }
+
+    /// Whose it is; that of those who give none until [`Snapshot::set_namespace`] says otherwise.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Says whose it is. It is not part of the hash: the followers of a namespace see no other.
+    pub fn set_namespace(&mut self, namespace: Namespace) {
+        self.namespace = namespace;
     }
 
     /// The count of accepted rule writes of this namespace.

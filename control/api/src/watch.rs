@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use registry_api::{ContentHash, Instance, Position};
+use registry_api::{ContentHash, Instance, Namespace, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::rule::{Rule, RuleId};
@@ -15,6 +15,9 @@ pub struct SnapshotAnswer {
     pub epoch: String,
     /// Control's count of published snapshots of this namespace, at least 1.
     pub index: u64,
+    /// Whose snapshot it is; absent for that of those who give none, and in a delta, which changes nothing about it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub namespace: Namespace,
     /// The index a delta starts from; absent in a full answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
@@ -66,6 +69,7 @@ impl SnapshotAnswer {
         Self {
             epoch: epoch.to_owned(),
             index,
+            namespace: snapshot.namespace().clone(),
             from: None,
             revision: snapshot.revision(),
             hash: snapshot.hash(),
@@ -83,6 +87,7 @@ impl SnapshotAnswer {
     /// The delta that leads from index `from` to `snapshot` at `index`.
     pub fn delta(epoch: &str, from: u64, index: u64, snapshot: &Snapshot, delta: Delta) -> Self {
         Self {
+            namespace: Namespace::default(),
             from: Some(from),
             full: false,
             faults_disabled: snapshot.faults_disabled(),
@@ -112,6 +117,7 @@ impl SnapshotAnswer {
         let update = match (self.full, self.rules, self.instances, self.from) {
             (true, Some(rules), Some(instances), _) => {
                 let mut snapshot = Snapshot::new(self.revision, rules, instances);
+                snapshot.set_namespace(self.namespace);
                 snapshot.set_faults_disabled(self.faults_disabled);
                 SnapshotUpdate::Full(snapshot)
             }
@@ -141,6 +147,10 @@ impl SnapshotUpdate {
         };
         if snapshot.hash() == to.hash { Ok(snapshot) } else { Err(Mismatch) }
     }
+}
+
+fn is_default(namespace: &Namespace) -> bool {
+    *namespace == Namespace::default()
 }
 
 #[cfg(test)]
@@ -180,6 +190,34 @@ mod tests {
             let at = Position { epoch: "e".to_owned(), index: 1, ..Position::default() };
             assert_eq!(update.lead(&Snapshot::default(), &at, &to), Ok(snapshot.clone()));
         }
+    }
+
+    #[test]
+    fn a_full_answer_says_whose_it_is_and_a_delta_leaves_that_alone() {
+        let mut snapshot = Snapshot::new(7, [], []);
+        snapshot.set_namespace(Namespace::new("blue").unwrap());
+        let full = SnapshotAnswer::full("e", 2, &snapshot);
+        let wire = serde_json::to_string(&full).unwrap();
+        assert!(wire.contains(r#""namespace":"blue""#), "{wire}");
+        let (to, update) = serde_json::from_str::<SnapshotAnswer>(&wire).unwrap().into_update().unwrap();
+        let held = update.lead(&Snapshot::default(), &Position::default(), &to).unwrap();
+        assert_eq!(held, snapshot);
+        let mut next = snapshot.clone();
+        next.set_revision(8);
+        let delta = SnapshotAnswer::delta(
+            "e",
+            2,
+            3,
+            &next,
+            snapshot.delta_to(&next, |_| registry_api::Reason::Expired),
+        );
+        let wire = serde_json::to_string(&delta).unwrap();
+        assert!(!wire.contains("namespace"), "{wire}");
+        let (at, (to, update)) = (to, delta.into_update().unwrap());
+        assert_eq!(update.lead(&held, &at, &to), Ok(next));
+        // Those who give none are not told, so that nothing changes for readers of before.
+        let wire = serde_json::to_string(&SnapshotAnswer::full("e", 2, &Snapshot::default())).unwrap();
+        assert!(!wire.contains("namespace"), "{wire}");
     }
 
     #[test]

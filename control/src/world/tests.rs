@@ -147,7 +147,7 @@ proptest! {
     #[test]
     fn the_world_holds_the_rules_and_at_least_what_the_registry_told(steps in steps()) {
         let mut book = RuleBook::default();
-        let mut world = World::new(&book);
+        let mut world = World::new(&Namespace::default(), &book);
         let mut registry = Registry::default();
         let mut now = 0;
         let mut before = Snapshot::default();

@@ -59,7 +59,6 @@ impl<A: Attach> RouteTable<A> {
             self.advance(old, new, attach)
         } else {
             let bare = Self::bare(identity.clone(), self.patterns.clone());
-            let bare = bare.in_namespace(self.namespace.clone());
             bare.advance(&Snapshot::default(), new, attach)
         }
     }
@@ -114,7 +113,7 @@ impl<A: Attach> RouteTable<A> {
     }
 
     /// The service that a host below the domain of the fabric names: `service.a8`, or `service.namespace.a8` with
-    /// the namespace of this table.
+    /// the namespace of the snapshot.
     pub(crate) fn named_by_host(&self, authority: &str) -> Option<ServiceIndex> {
         let host = without_port(authority);
         let start = host.len().checked_sub(DOMAIN.len()).filter(|start| *start > 0)?;
@@ -127,13 +126,6 @@ impl<A: Attach> RouteTable<A> {
             let (service, namespace) = name.rsplit_once('.')?;
             self.find(service).filter(|_| namespace == self.namespace.as_str())
         })
-    }
-
-    /// The same table for a proxy of this namespace; tables made from it keep that. Without it, it is the namespace of
-    /// those who give none.
-    #[must_use]
-    pub fn in_namespace(self, namespace: Namespace) -> Self {
-        Self { namespace, ..self }
     }
 
     /// The service that the first segment of a path names, as written or with its encoding undone.
@@ -176,7 +168,7 @@ impl<A: Attach> RouteTable<A> {
         }
         let (identity, patterns) = (self.identity.clone(), self.patterns.clone());
         let (revision, basis) = (new.revision(), new.hash());
-        let namespace = self.namespace.clone();
+        let namespace = new.namespace().clone();
         Self { revision, basis, identity, namespace, names, services, uris, patterns, skipped }
     }
 

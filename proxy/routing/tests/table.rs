@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use control_api::{Identity, RuleId, Snapshot};
 use http::HeaderMap;
-use registry_api::{Instance, InstanceId, ServiceName};
+use registry_api::{Instance, InstanceId, Namespace, ServiceName};
 use routing::{At, Outcome, RequestHead, RouteTable, Seed};
 use serde_json::{Value, json};
 
@@ -33,8 +33,13 @@ fn rule(text: Value) -> Arc<control_api::Rule> {
 
 /// The ids of the instances that a request for the path may reach, or the refusal's name.
 fn reach(table: &RouteTable, path: &str) -> String {
+    reach_at(table, "", path)
+}
+
+/// The same for a request with a host.
+fn reach_at(table: &RouteTable, authority: &str, path: &str) -> String {
     let headers = HeaderMap::new();
-    let head = RequestHead { method: "GET", path, query: "", authority: "", headers: &headers };
+    let head = RequestHead { method: "GET", path, query: "", authority, headers: &headers };
     match table.decide(&head, Seed::of(b""), &At(0)).outcome {
         Outcome::Refuse(refusal) => refusal.status_and_id().1.to_owned(),
         Outcome::Abort(_) | Outcome::Answer(_) => "answered".to_owned(),
@@ -134,6 +139,36 @@ fn an_instance_that_goes_down_is_left_out() {
 fn a_revision_alone_shares_everything() {
     let (table, shared) = after(|snapshot| snapshot.set_revision(9));
     assert_eq!((table.revision(), shared.len()), (9, 4));
+}
+
+#[test]
+fn a_host_may_name_the_namespace_of_the_snapshot_and_no_other() {
+    let named = |namespace: &str| {
+        let mut snapshot = world();
+        snapshot.set_namespace(Namespace::new(namespace).unwrap());
+        snapshot
+    };
+    let (blue, identity) = (named("blue"), Identity::parse("gateway"));
+    let table: RouteTable = RouteTable::compile(&blue, &identity, &());
+    for (host, reached) in [
+        ("other.a8", "other-1"),
+        ("other.blue.a8", "other-1"),
+        ("other.blue.a8:80", "other-1"),
+        ("other.default.a8", "unknown_service"),
+        ("other.Blue.a8", "unknown_service"),
+    ] {
+        assert_eq!(reach_at(&table, host, "/"), reached, "{host}");
+    }
+    // Whatever a table was made from.
+    let mut later = blue.clone();
+    later.set_revision(9);
+    let next = table.recompile(&blue, &later, &identity, &());
+    assert_eq!(reach_at(&next, "other.blue.a8", "/"), "other-1");
+    let moved = next.recompile(&later, &named("green"), &identity, &());
+    assert_eq!(reach_at(&moved, "other.blue.a8", "/"), "unknown_service");
+    assert_eq!(reach_at(&moved, "other.green.a8", "/"), "other-1");
+    let fresh = table.recompile(&Snapshot::default(), &blue, &Identity::parse("front"), &());
+    assert_eq!(reach_at(&fresh, "other.blue.a8", "/"), "other-1");
 }
 
 #[test]
