@@ -13,6 +13,7 @@ mod completions;
 #[cfg(feature = "control")]
 mod control;
 mod explain;
+mod faults;
 mod instances;
 mod proxies;
 #[cfg(feature = "proxy")]
@@ -37,6 +38,9 @@ enum Verb {
     /// List proxies, what they serve and how far behind they are.
     #[command(after_help = STATUSES_HELP)]
     Proxies(proxies::ProxiesVerb),
+    /// Show whether faults happen; `off` ends every one of the namespace at once, `on` lets them happen again.
+    #[command(after_help = STATUSES_HELP)]
+    Faults(faults::FaultsVerb),
     /// Ask a proxy what it would do with a request, and why.
     #[command(after_help = STATUSES_HELP)]
     Explain(explain::ExplainVerb),
@@ -93,6 +97,7 @@ fn operator(program: Command, argv: &[OsString], usage_status: u8) -> Result<(),
         Verb::Services(verb) => ("services", services::run(verb)),
         Verb::Instances(verb) => ("instances", instances::run(verb)),
         Verb::Proxies(verb) => ("proxies", proxies::run(verb)),
+        Verb::Faults(verb) => ("faults", faults::run(&verb)),
         Verb::Explain(verb) => ("explain", explain::run(verb)),
         Verb::Version => ("version", version::run()),
         Verb::Completions(verb) => ("completions", completions::run(&verb, program)),

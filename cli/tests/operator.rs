@@ -246,6 +246,42 @@ fn a_wait_names_who_serves_the_change_and_explain_tells_what_it_means() {
 }
 
 #[test]
+fn one_word_ends_every_fault_and_another_lets_them_happen_again() {
+    let fabric = Fabric::start();
+    let _reviews = fabric.reviews("v1");
+    let proxy = fabric.proxy("gateway-1");
+    let abort = r#"{"id":"abort","destination":"reviews","actions":[{"action":"abort","return_code":418}]}"#;
+    let file = fabric.file("abort.json", abort);
+    fabric.ok(&["rule", "create", "-f", file.to_str().unwrap(), "--wait", "20s"]);
+    let fate = || fabric.ok(&["explain", "/reviews/x", "--admin_url", &proxy.url("admin")]);
+    eventually("the fault happens", || fate().contains("status 418").then_some(()));
+    assert_eq!(fabric.ok(&["faults"]), "faults are on (revision 1)\n");
+
+    let off = fabric.ok(&["faults", "off", "--wait", "20s"]);
+    assert_eq!(off, "faults are off (revision 2)\nlive on 1/1 proxies: gateway-1\n");
+    assert!(fate().contains("the faults of the namespace are disabled"), "{}", fate());
+    let shown: Value = serde_json::from_str(&fabric.ok(&["faults", "-o", "json"])).unwrap();
+    assert_eq!(shown, serde_json::json!({"disabled": true, "revision": 2}));
+    assert_eq!(fabric.ok(&["faults", "-o", "yaml"]), "disabled: true\nrevision: 2\n");
+
+    let on: Value = serde_json::from_str(&fabric.ok(&["faults", "on", "-o", "json", "--wait=20s"])).unwrap();
+    assert_eq!(
+        on,
+        serde_json::json!({"disabled": false, "revision": 3, "applied": {"proxies": 1, "serving": 1, "laggards": []}})
+    );
+    assert!(fate().contains("status 418"), "{}", fate());
+
+    for (args, status) in [
+        (&["faults", "maybe"][..], 1),
+        (&["faults", "--wait"], 1),
+        (&["faults", "off", "--controller_url", "http://127.0.0.1:1"], 2),
+    ] {
+        let ran = fabric.run(args);
+        assert_eq!(ran.status, status, "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn tokens_separate_tenants_and_a_wrong_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("control").display().to_string();

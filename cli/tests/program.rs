@@ -21,6 +21,7 @@ fn every_verb_has_a_help_text() {
         "instances",
         "proxies",
         "explain",
+        "faults",
         "version",
         "completions",
     ] {

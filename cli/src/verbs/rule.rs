@@ -14,7 +14,7 @@ use crate::output::{self, Format};
 use crate::{rule_file, rule_text};
 
 /// How long `--wait` without a time waits.
-const WAIT_DEFAULT: &str = "10s";
+pub(super) const WAIT_DEFAULT: &str = "10s";
 
 #[derive(Debug, Args)]
 pub(crate) struct RuleVerb {
@@ -195,12 +195,21 @@ async fn report(
         text.push_str(&format!(" (revision {revision})"));
     }
     text.push('\n');
-    if let Some(applied) = &written.applied {
-        let serving = serving(control, written.revision.unwrap_or(0)).await?;
-        let names = if serving.is_empty() { String::new() } else { format!(": {}", serving.join(", ")) };
-        text.push_str(&format!("live on {}/{} proxies{names}\n", applied.serving, applied.proxies));
-    }
+    text.push_str(&live(control, &written).await?);
     output::show(options.output, &written, || text)?;
+    everywhere(&written)
+}
+
+/// A line that says where a write is live; empty when nobody waited.
+pub(super) async fn live(control: &ControlClient, written: &Written) -> Result<String, Failure> {
+    let Some(applied) = &written.applied else { return Ok(String::new()) };
+    let serving = serving(control, written.revision.unwrap_or(0)).await?;
+    let names = if serving.is_empty() { String::new() } else { format!(": {}", serving.join(", ")) };
+    Ok(format!("live on {}/{} proxies{names}\n", applied.serving, applied.proxies))
+}
+
+/// Refuses to call a write done that was waited for and did not come everywhere.
+pub(super) fn everywhere(written: &Written) -> Result<(), Failure> {
     match &written.applied {
         Some(applied) if !applied.laggards.is_empty() => {
             Err(Failure::unmet(format!("not live on {}", applied.laggards.join(", "))))

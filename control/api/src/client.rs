@@ -50,6 +50,15 @@ pub struct Written {
     pub applied: Option<Applied>,
 }
 
+/// Whether the faults of a namespace happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultSwitch {
+    /// Whether none happens, whatever the rules say.
+    pub disabled: bool,
+    /// Count of accepted writes.
+    pub revision: u64,
+}
+
 /// Selects rules; kinds are ANDed, empty selects everything.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[allow(missing_docs)]
@@ -117,6 +126,24 @@ impl ControlClient {
         query.extend(wait_query(wait));
         let path = with_query("/v1/rules", query);
         let answer = self.caller.call(Method::DELETE, &path, None, call_timeout(wait)).await?;
+        written(&answer.expect(&[StatusCode::OK])?)
+    }
+
+    /// Whether faults happen.
+    pub async fn faults(&self) -> Result<FaultSwitch, CallError> {
+        let answer = self.caller.call(Method::GET, "/v1/faults", None, CALL_TIMEOUT).await?;
+        answer.expect(&[StatusCode::OK])?.json()
+    }
+
+    /// Disables every fault of the namespace, or lets them happen again; no rule is touched.
+    pub async fn set_faults(&self, disabled: bool, wait: Option<Duration>) -> Result<Written, CallError> {
+        #[derive(Serialize)]
+        struct Switch {
+            disabled: bool,
+        }
+        let path = with_query("/v1/faults", wait_query(wait));
+        let body = serde_json::to_vec(&Switch { disabled }).expect("one boolean always encodes");
+        let answer = self.caller.call(Method::PUT, &path, Some(body), call_timeout(wait)).await?;
         written(&answer.expect(&[StatusCode::OK])?)
     }
 
