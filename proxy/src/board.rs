@@ -2,47 +2,51 @@
 //! identity so that a swap forgets nothing. It decides nothing; routing reads it through [`BoardView`].
 
 mod endpoint;
+mod gauges;
+mod kept;
 mod limits;
+mod series;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use control_api::RuleId;
+use control_api::{Rule, RuleId};
 use registry_api::{Instance, InstanceId, ServiceName};
 use routing::{Address, Attach, BackendSpec, Load, RetryBudget};
 
 pub use endpoint::{EndpointLive, InFlight};
 pub use limits::Limits;
+pub use series::{SERIES_MAX_DEFAULT, Slot};
 
-use crate::metrics::{Codes, Metrics, OTHER, ServiceSeries};
+use self::gauges::Gauges;
+use self::kept::Kept;
+use self::series::Labelled;
+use crate::metrics::{Codes, Metrics, RuleSeries, ServiceSeries};
 use crate::resolve::Resolver;
 
-/// How many services have series of their own; those beyond share one set.
-pub const SERVICES_MAX: usize = 20_000;
-/// How many backends have series of their own; those beyond share one set.
-pub const BACKENDS_MAX: usize = 50_000;
-
 /// The state of a service: its metric series.
-pub type ServiceLive = ServiceSeries;
+pub type ServiceLive = Slot<ServiceSeries>;
+/// The state of a rule that can be counted by itself: one with actions, one that answers, one with a limit.
+pub type RuleLive = Slot<RuleSeries>;
 
 /// Everything that outlives a table.
 pub struct Board {
-    metrics: Arc<Metrics>,
     resolver: Arc<Resolver>,
     origin: Instant,
-    services: Mutex<Kept<ServiceName, ServiceSeries>>,
-    backends: Mutex<Kept<BackendKey, BackendState>>,
-    /// By their labels, which two backends may share: a series goes with its last user.
-    codes: Mutex<Kept<[String; 3], Codes>>,
-    endpoints: Mutex<Kept<EndpointKey, EndpointLive>>,
     /// When the table that is being compiled is made.
     compiled_at: Mutex<Instant>,
     /// Whoever is new from now on has just come up.
     settled: AtomicBool,
+    state: Arc<State>,
+}
+
+struct State {
+    backends: Mutex<Kept<BackendKey, BackendState>>,
+    endpoints: Mutex<Kept<EndpointKey, EndpointLive>>,
+    /// Taken last where another is held.
+    series: Mutex<Labelled>,
 }
 
 /// Destination, rule, service and label: what makes two backends of two tables the same one.
@@ -56,19 +60,22 @@ impl fmt::Debug for Board {
 }
 
 impl Board {
-    /// An empty board. `now` is the origin of its times.
+    /// An empty board, the only one of these metrics. `now` is the origin of its times.
     pub fn new(metrics: Arc<Metrics>, resolver: Arc<Resolver>, now: Instant) -> Self {
-        Self {
-            metrics,
-            resolver,
-            origin: now,
-            services: Mutex::default(),
+        let state = Arc::new(State {
             backends: Mutex::default(),
-            codes: Mutex::default(),
             endpoints: Mutex::default(),
-            compiled_at: Mutex::new(now),
-            settled: AtomicBool::new(false),
-        }
+            series: Mutex::new(Labelled::new(Arc::clone(&metrics), SERIES_MAX_DEFAULT)),
+        });
+        metrics.gather_from(Gauges::of(&state));
+        Self { resolver, origin: now, compiled_at: Mutex::new(now), settled: AtomicBool::new(false), state }
+    }
+
+    /// The same with another bound of the parts that have series of their own; before anything is attached.
+    #[must_use]
+    pub fn with_series_max(self, max: usize) -> Self {
+        lock(&self.state.series).set_max(max);
+        self
     }
 
     /// A table is about to be compiled: whichever instance is new in it came up `now`.
@@ -85,32 +92,26 @@ impl Board {
     /// Forgets what no table has used since the sweep before this one, series included. For the feed, now
     /// and then.
     pub fn sweep(&self) {
-        lock(&self.endpoints).sweep(|_| {});
-        lock(&self.backends).sweep(|_| {});
-        lock(&self.codes).sweep(Codes::remove);
-        lock(&self.services).sweep(ServiceSeries::remove);
-    }
-}
-
-impl Board {
-    fn codes(&self, labels: [String; 3]) -> Arc<Codes> {
-        let mut codes = lock(&self.codes);
-        let labels =
-            if codes.has_room(&labels, BACKENDS_MAX) { labels } else { [OTHER; 3].map(str::to_owned) };
-        codes.get(labels.clone(), || self.metrics.backend(labels))
+        lock(&self.state.endpoints).sweep(|_| {});
+        lock(&self.state.backends).sweep(|_| {});
+        lock(&self.state.series).sweep();
     }
 }
 
 impl Attach for Board {
     type Service = Arc<ServiceLive>;
+    type Rule = Option<Arc<RuleLive>>;
     type Backend = Arc<BackendLive>;
     type Endpoint = Arc<EndpointLive>;
 
     fn service(&self, name: &ServiceName) -> Arc<ServiceLive> {
-        let mut services = lock(&self.services);
-        let other = || ServiceName::new(OTHER).expect("the label is not empty");
-        let name = if services.has_room(name, SERVICES_MAX) { name.clone() } else { other() };
-        services.get(name.clone(), || self.metrics.service(name.as_str()))
+        lock(&self.state.series).service(name)
+    }
+
+    /// What other rules do is counted with their backends.
+    fn rule(&self, destination: &ServiceName, rule: &Rule) -> Option<Arc<RuleLive>> {
+        let counted = rule.route().is_none_or(|route| route.answer.is_some() || route.rate_limit.is_some());
+        counted.then(|| lock(&self.state.series).rule(destination, &rule.id))
     }
 
     fn backend(
@@ -120,20 +121,23 @@ impl Attach for Board {
         backend: &BackendSpec<'_>,
     ) -> Arc<BackendLive> {
         let key = (destination.clone(), rule.cloned(), backend.service.clone(), backend.label.to_owned());
-        let state = lock(&self.backends).get(key, || BackendState {
+        let labels = || {
+            let rule = rule.map(ToString::to_string).unwrap_or_default();
+            [destination.to_string(), backend.label.to_owned(), rule]
+        };
+        let state = lock(&self.state.backends).get(key, || BackendState {
             ticket: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            requests_max: AtomicU32::new(0),
             retrying: AtomicU32::new(0),
             budget: Mutex::default(),
             origin: self.origin,
-            codes: self.codes([
-                destination.to_string(),
-                backend.label.to_owned(),
-                rule.map(ToString::to_string).unwrap_or_default(),
-            ]),
+            codes: lock(&self.state.series).codes(labels()),
         });
         // Limits are the rule's and may change under the same id; counts may not.
-        Arc::new(BackendLive { limits: Limits::of(&backend.resilience), state })
+        let limits = Limits::of(&backend.resilience);
+        state.requests_max.store(limits.requests_max, Ordering::Relaxed);
+        Arc::new(BackendLive { limits, state })
     }
 
     fn endpoint(
@@ -143,7 +147,7 @@ impl Attach for Board {
         address: &Address,
     ) -> Arc<EndpointLive> {
         let key = (service.clone(), instance.id.clone(), address.clone());
-        let mut endpoints = lock(&self.endpoints);
+        let mut endpoints = lock(&self.state.endpoints);
         let back = !endpoints.is_used(&key);
         let live =
             endpoints.get(key, || EndpointLive::new(address, |host| self.resolver.host(host), self.origin));
@@ -196,10 +200,27 @@ pub struct BackendLive {
 struct BackendState {
     ticket: AtomicU64,
     in_flight: AtomicU32,
+    /// As the newest table says; only for whoever looks on.
+    requests_max: AtomicU32,
     retrying: AtomicU32,
     budget: Mutex<RetryBudget>,
     origin: Instant,
-    codes: Arc<Codes>,
+    codes: Arc<Slot<Codes>>,
+}
+
+impl BackendState {
+    fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn requests_max(&self) -> u32 {
+        self.requests_max.load(Ordering::Relaxed)
+    }
+
+    /// Whether any request came.
+    fn was_used(&self) -> bool {
+        self.ticket.load(Ordering::Relaxed) > 0 || self.in_flight() > 0
+    }
 }
 
 impl BackendLive {
@@ -215,12 +236,12 @@ impl BackendLive {
 
     /// Counts one client request by the code that was sent; 0 when the connection was closed instead.
     pub fn count(&self, code: u16) {
-        self.state.codes.count(code);
+        self.state.codes.series().count(code);
     }
 
     /// Requests that hold a [`Permit`].
     pub fn in_flight(&self) -> u32 {
-        self.state.in_flight.load(Ordering::Relaxed)
+        self.state.in_flight()
     }
 
     /// Admits one request; `None` when the backend's limit is reached: answer `overloaded`, 503.
@@ -267,48 +288,6 @@ impl Drop for Permit {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// States by key. Each is kept until two sweeps in a row found that nobody else holds it: an instance that
-/// flaps keeps its ejections, and a last count is seen by whoever scrapes.
-struct Kept<K, V> {
-    states: HashMap<K, (Arc<V>, bool)>,
-}
-
-impl<K, V> Default for Kept<K, V> {
-    fn default() -> Self {
-        Self { states: HashMap::new() }
-    }
-}
-
-impl<K: Hash + Eq, V> Kept<K, V> {
-    /// Whether the key is there, or may come.
-    fn has_room(&self, key: &K, max: usize) -> bool {
-        self.states.len() < max || self.states.contains_key(key)
-    }
-
-    /// Whether anybody else holds the state.
-    fn is_used(&self, key: &K) -> bool {
-        self.states.get(key).is_some_and(|(state, _)| Arc::strong_count(state) > 1)
-    }
-
-    fn get(&mut self, key: K, new: impl FnOnce() -> V) -> Arc<V> {
-        let (state, idle) = self.states.entry(key).or_insert_with(|| (Arc::new(new()), false));
-        *idle = false;
-        Arc::clone(state)
-    }
-
-    fn sweep(&mut self, gone: impl Fn(&V)) {
-        self.states.retain(|_, (state, idle)| {
-            let used = Arc::strong_count(state) > 1;
-            let keep = used || !*idle;
-            *idle = !used;
-            if !keep {
-                gone(state);
-            }
-            keep
-        });
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use control_api::Identity;
 use control_api::client::{ControlClient, Node};
 use registry_api::setting::BadSetting;
 
+use crate::board::SERIES_MAX_DEFAULT;
+
 /// How the keys of the YAML file map to flags. Every flag's own name is a key as well.
 pub const FILE_KEYS: &[(&str, &str)] = &[
     ("service.name", "service"),
@@ -25,6 +27,7 @@ pub const FILE_KEYS: &[(&str, &str)] = &[
     ("proxy_config.ca_cert_file", "proxy_ca_cert_file"),
     ("proxy_config.logging_dir", "logging_dir"),
     ("proxy_config.access_log", "access_log"),
+    ("proxy_config.metrics_series_max", "metrics_series_max"),
     ("controller.url", "controller_url"),
     ("controller.token", "controller_token"),
     ("controller.poll", "controller_poll"),
@@ -114,6 +117,10 @@ pub struct Settings {
     /// Whether requests are logged: `on` or `off`; they are counted either way
     #[arg(long = "access_log", env = "A8_ACCESS_LOG", default_value = "on")]
     pub access_log: String,
+    /// How many services, versions of them and rules have series of their own in the metrics; those beyond share
+    /// `__overflow__`
+    #[arg(long = "metrics_series_max", env = "A8_METRICS_SERIES_MAX", default_value_t = SERIES_MAX_DEFAULT)]
+    pub metrics_series_max: usize,
     /// Folder of the last good snapshot; created, used by one process at a time
     #[arg(long = "data_dir", env = "A8_DATA_DIR", default_value = "a8-data/proxy")]
     pub data_dir: PathBuf,
@@ -145,6 +152,7 @@ impl fmt::Debug for Settings {
             .field("threads", &self.threads)
             .field("logging_dir", &self.logging_dir)
             .field("access_log", &self.access_log)
+            .field("metrics_series_max", &self.metrics_series_max)
             .field("data_dir", &self.data_dir)
             .field("engine", &self.engine)
             .finish()
@@ -232,6 +240,8 @@ pub struct Config {
     pub engine: Engine,
     /// Where the access log goes; `None` when there is to be none.
     pub access_log: Option<LogTarget>,
+    /// How many parts of a table have series of their own.
+    pub metrics_series_max: usize,
     /// Folder of the last good snapshot.
     pub data_dir: PathBuf,
     node: String,
@@ -285,6 +295,7 @@ impl Settings {
             threads: threads(self.threads)?,
             engine: if self.engine == "general" { Engine::General } else { Engine::Lane },
             access_log: (self.access_log == "on").then_some(log_target),
+            metrics_series_max: self.metrics_series_max,
             data_dir,
             node: self.node,
         };

@@ -402,13 +402,12 @@ impl Context {
 
     /// Whether the route lets one more request pass; for how long it does not.
     fn within_limit(&self, decision: &Decision, counts: &Counts, now: Instant) -> Result<(), Duration> {
-        let Some(route) = decision.route.map(|route| self.table.route(route)) else { return Ok(()) };
+        let Some(at) = decision.route else { return Ok(()) };
+        let route = self.table.route(at);
         let Some(limit) = route.rate_limit() else { return Ok(()) };
-        counts.admit(route.id(), limit, decision.limit_key, now).inspect_err(|_| {
-            if let Some(service) = decision.service {
-                self.table.service(service).live.rate_limited(route.id().as_str());
-            }
-        })
+        counts
+            .admit(route.id(), limit, decision.limit_key, now)
+            .inspect_err(|_| self.table.route_live(at).iter().for_each(|rule| rule.series().rate_limited()))
     }
 
     /// Tells the client's stream to end with a reset.
@@ -443,9 +442,8 @@ impl Context {
     }
 
     fn faulted(&self, fault: Fault) {
-        if let Some(service) = self.decision.and_then(|decision| decision.service) {
-            let rule = self.fault_rule().unwrap_or_default();
-            self.table.service(service).live.faulted(rule, fault);
+        if let Some(rule) = self.decision.and_then(|decision| decision.faults.rule) {
+            self.table.actions_live(rule).iter().for_each(|rule| rule.series().faulted(fault));
         }
     }
 }

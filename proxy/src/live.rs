@@ -73,7 +73,8 @@ impl Live {
             None => AccessLog::off(),
         };
         let resolver = Arc::new(Resolver::default());
-        let board = Arc::new(Board::new(Arc::clone(&metrics), Arc::clone(&resolver), now));
+        let board = Board::new(Arc::clone(&metrics), Arc::clone(&resolver), now);
+        let board = Arc::new(board.with_series_max(config.metrics_series_max));
         let tables = Arc::new(Tables::new(Table::empty()).map_err(|error| no_thread(&error))?);
         let status = Arc::new(Status::default());
         let stage = Stage {

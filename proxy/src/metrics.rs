@@ -1,11 +1,12 @@
 //! The proxy's metrics: an own registry, every series of spec/control-and-proxy.md 3.9, and handles that are
 //! resolved once. Labels come from the applied table only, never from a request.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -13,12 +14,12 @@ use prometheus::{
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-/// The label of what is beyond the bounds of the label sets.
+/// The label of codes that are none.
 pub const OTHER: &str = "(other)";
+/// The label of the services, versions and rules that have no series of their own.
+pub const OVERFLOW: &str = "__overflow__";
 /// How many codes of one backend are found without a lock; requests seldom see more.
 const CODES_AT_HAND: usize = 8;
-/// How many rules of one service have series of their own beside those of their backends; those beyond share one set.
-pub const RULES_MAX: usize = 256;
 /// Upper bounds of the duration buckets in seconds: fine where a local call ends, coarse where a timeout does.
 const DURATION_BUCKETS: [f64; 14] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 7.5, 15.0];
@@ -93,6 +94,7 @@ pub struct Metrics {
     exhausted: IntCounterVec,
     copies: IntCounterVec,
     copies_lost: IntCounterVec,
+    ejections: IntCounterVec,
     instances: IntGaugeVec,
     last_success: GaugeVec,
     unrouted: Codes,
@@ -108,6 +110,8 @@ pub struct Metrics {
     pub lane: LaneSeries,
     /// Access-log lines that were not written.
     pub access_log_dropped: IntCounter,
+    /// Services, versions and rules that have no series of their own.
+    pub series_folded: IntGauge,
     /// Tables put in place.
     pub table_swaps: IntCounter,
     /// Control's index of the snapshot that serves.
@@ -187,6 +191,11 @@ impl Metrics {
                 "Copies of requests that no mirror has answered.",
                 &["service", "reason"],
             ),
+            ejections: make.counters(
+                "a8_proxy_ejections_total",
+                "Instances that were taken out for a while because they failed.",
+                &["service"],
+            ),
             instances: make.gauges("a8_proxy_instances", "Instances that requests may go to.", &["service"]),
             active_connections: make.gauge("a8_proxy_active_connections", "Open client connections."),
             connections_refused: make.counter(
@@ -202,6 +211,10 @@ impl Metrics {
                 .counter("a8_proxy_parse_failures_total", "Requests whose head could not be read."),
             access_log_dropped: make
                 .counter("a8_proxy_access_log_dropped_total", "Access-log lines that were not written."),
+            series_folded: make.gauge(
+                "a8_proxy_series_folded",
+                "Services, versions and rules without series of their own, counted as __overflow__.",
+            ),
             table_swaps: make.counter("a8_proxy_table_swaps_total", "Tables put in place."),
             snapshot_index: make.gauge("a8_proxy_snapshot_index", "Control's index of what serves."),
             snapshot_revision: make.gauge("a8_proxy_snapshot_revision", "The rule revision of what serves."),
@@ -236,6 +249,22 @@ impl Metrics {
         }
     }
 
+    /// Adds what looks at its numbers only when they are asked for. Its names are its own.
+    pub fn gather_from(&self, gauges: impl Collector + 'static) {
+        self.registry.register(Box::new(gauges)).expect(NAMES);
+    }
+
+    /// The handles of one rule's series.
+    pub fn rule(self: &Arc<Self>, service: &str, rule: &str) -> RuleSeries {
+        RuleSeries {
+            labels: [service, rule].map(str::to_owned),
+            answers: Codes::new(&self.requests, [service.to_owned(), String::new(), rule.to_owned()]),
+            faults: Default::default(),
+            limited: OnceLock::new(),
+            metrics: Arc::clone(self),
+        }
+    }
+
     /// The handles of one service's series.
     pub fn service(self: &Arc<Self>, name: &str) -> ServiceSeries {
         ServiceSeries {
@@ -245,7 +274,8 @@ impl Metrics {
             duration: OnceLock::new(),
             instances: OnceLock::new(),
             retries: OnceLock::new(),
-            rules: RwLock::default(),
+            exhausted: OnceLock::new(),
+            ejections: OnceLock::new(),
         }
     }
 
@@ -310,13 +340,59 @@ pub struct ServiceSeries {
     duration: OnceLock<Histogram>,
     instances: OnceLock<IntGauge>,
     retries: OnceLock<IntCounter>,
-    rules: RwLock<BTreeMap<String, Arc<RuleSeries>>>,
+    exhausted: OnceLock<IntCounter>,
+    ejections: OnceLock<IntCounter>,
 }
 
-/// What is counted of one rule by itself.
-struct RuleSeries {
+/// What is counted of one rule by itself. The series exist from their first use on, and go with [`RuleSeries::remove`].
+pub struct RuleSeries {
+    /// Service and rule.
+    labels: [String; 2],
+    metrics: Arc<Metrics>,
     answers: Codes,
     faults: [OnceLock<IntCounter>; Fault::ALL.len()],
+    limited: OnceLock<IntCounter>,
+}
+
+impl fmt::Debug for RuleSeries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RuleSeries").field(&self.labels).finish()
+    }
+}
+
+impl RuleSeries {
+    /// Counts a fault that the rule injected.
+    pub fn faulted(&self, fault: Fault) {
+        let [service, rule] = &self.labels;
+        let counter = || self.metrics.faults.with_label_values(&[service, fault.label(), rule]);
+        self.faults[fault as usize].get_or_init(counter).inc();
+    }
+
+    /// Counts a request beyond the limit of the route.
+    pub fn rate_limited(&self) {
+        self.limited.get_or_init(|| self.metrics.limited.with_label_values(&self.labels())).inc();
+    }
+
+    /// Counts a request that the rule answered by itself.
+    pub fn answered(&self, code: u16) {
+        self.answers.count(code);
+    }
+
+    /// Takes the series out of the page; for a rule that no table knows any more.
+    pub fn remove(&self) {
+        let [service, rule] = self.labels();
+        // Removing what is not there is refused by the library and right for us.
+        let _ = self.metrics.limited.remove_label_values(&[service, rule]);
+        for fault in Fault::ALL {
+            let _ = self.metrics.faults.remove_label_values(&[service, fault.label(), rule]);
+        }
+        self.answers.remove();
+    }
+
+    fn labels(&self) -> [&str; 2] {
+        let [service, rule] = &self.labels;
+        [service, rule]
+    }
 }
 
 impl fmt::Debug for ServiceSeries {
@@ -343,22 +419,9 @@ impl ServiceSeries {
         self.retries.get_or_init(|| self.metrics.retries.with_label_values(&[&self.name])).inc();
     }
 
-    /// Counts a fault that a rule injected.
-    pub fn faulted(&self, rule: &str, fault: Fault) {
-        self.of_rule(rule, |label, series| {
-            let counter = || self.metrics.faults.with_label_values(&[&self.name, fault.label(), label]);
-            series.faults[fault as usize].get_or_init(counter).inc();
-        });
-    }
-
-    /// Counts a request beyond the limit of its route.
-    pub fn rate_limited(&self, rule: &str) {
-        self.of_rule(rule, |label, _| self.metrics.limited.with_label_values(&[&self.name, label]).inc());
-    }
-
     /// Counts a further attempt that the budget did not allow.
     pub fn budget_exhausted(&self) {
-        self.metrics.exhausted.with_label_values(&[&self.name]).inc();
+        self.exhausted.get_or_init(|| self.metrics.exhausted.with_label_values(&[&self.name])).inc();
     }
 
     /// Counts a copy that its mirror has answered.
@@ -371,25 +434,9 @@ impl ServiceSeries {
         self.metrics.copies_lost.with_label_values(&[&*self.name, why.label()]).inc();
     }
 
-    /// Counts a request that a route rule answered by itself.
-    pub fn answered(&self, rule: &str, code: u16) {
-        self.of_rule(rule, |_, series| series.answers.count(code));
-    }
-
-    fn of_rule(&self, rule: &str, count: impl FnOnce(&str, &RuleSeries)) {
-        if let Some(series) = self.rules.read().unwrap_or_else(PoisonError::into_inner).get(rule) {
-            return count(rule, series);
-        }
-        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
-        let label = if rules.len() < RULES_MAX || rules.contains_key(rule) { rule } else { OTHER };
-        let labels = [self.name.clone(), String::new(), label.to_owned()];
-        let series = rules.entry(label.to_owned()).or_insert_with(|| {
-            let answers = Codes::new(&self.metrics.requests, labels);
-            Arc::new(RuleSeries { answers, faults: Default::default() })
-        });
-        let series = Arc::clone(series);
-        drop(rules);
-        count(label, &series);
+    /// Counts an instance that was ejected.
+    pub fn ejected(&self) {
+        self.ejections.get_or_init(|| self.metrics.ejections.with_label_values(&[&self.name])).inc();
     }
 
     /// Says how many instances requests may go to.
@@ -406,17 +453,11 @@ impl ServiceSeries {
         let _ = self.metrics.durations.remove_label_values(&name);
         let _ = self.metrics.retries.remove_label_values(&name);
         let _ = self.metrics.exhausted.remove_label_values(&name);
+        let _ = self.metrics.ejections.remove_label_values(&name);
         let _ = self.metrics.instances.remove_label_values(&name);
         let _ = self.metrics.copies.remove_label_values(&name);
         for why in CopyLost::ALL {
             let _ = self.metrics.copies_lost.remove_label_values(&[name[0], why.label()]);
-        }
-        for (rule, series) in &*self.rules.read().unwrap_or_else(PoisonError::into_inner) {
-            series.answers.remove();
-            let _ = self.metrics.limited.remove_label_values(&[name[0], rule]);
-            for fault in Fault::ALL {
-                let _ = self.metrics.faults.remove_label_values(&[name[0], fault.label(), rule]);
-            }
         }
         self.codes.remove();
     }
@@ -459,8 +500,13 @@ impl Codes {
         self.requests.with_label_values(&self.with(code_label(code, &mut digits)))
     }
 
+    /// Service, backend and rule.
+    pub fn labels(&self) -> [&str; 3] {
+        self.labels.each_ref().map(String::as_str)
+    }
+
     fn with<'a>(&'a self, code: &'a str) -> [&'a str; 4] {
-        let [service, backend, rule] = &self.labels;
+        let [service, backend, rule] = self.labels();
         [service, backend, rule, code]
     }
 

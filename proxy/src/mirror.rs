@@ -160,19 +160,19 @@ impl Draft {
         let (Some(to), Some(head)) = (self.to.take(), self.head.take()) else { return };
         let raw = std::mem::take(&mut self.body);
         let body = if head.framed { unframed(&raw) } else { Some(raw) };
-        let Some(body) = body else { return to.service.copy_lost(CopyLost::Failed) };
+        let Some(body) = body else { return to.service.series().copy_lost(CopyLost::Failed) };
         let room = Room { held: Arc::clone(&self.room.held), bytes: std::mem::take(&mut self.room.bytes) };
         let letter = Letter { to, head, body: body.into(), _room: room };
         // Never waits: a mirror that is slow is not to be felt.
         if let Err(refused) = self.mirrors.queue.try_send(letter) {
-            refused.into_inner().to.service.copy_lost(CopyLost::QueueFull);
+            refused.into_inner().to.service.series().copy_lost(CopyLost::QueueFull);
         }
     }
 
     /// Gives it up.
     pub(crate) fn lose(mut self, why: CopyLost) {
         if let Some(to) = self.to.take() {
-            to.service.copy_lost(why);
+            to.service.series().copy_lost(why);
         }
     }
 }
@@ -180,7 +180,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Some(to) = self.to.take() {
-            to.service.copy_lost(CopyLost::Incomplete);
+            to.service.series().copy_lost(CopyLost::Incomplete);
         }
     }
 }

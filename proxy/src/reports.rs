@@ -106,7 +106,7 @@ impl Reports {
             self.metrics.count_unrouted(status);
             return ("", Vec::new());
         };
-        service.live.observe(duration.as_secs_f64());
+        service.live.series().observe(duration.as_secs_f64());
         let dst = match decision.backend {
             Some(backend) => {
                 let backend = context.table.backend(backend);
@@ -115,10 +115,11 @@ impl Reports {
             }
             None => {
                 match decision.outcome {
+                    // A rule that answers has series.
                     Outcome::Answer(rule) => {
-                        service.live.answered(context.table.route(rule).id().as_str(), status)
+                        context.table.route_live(rule).iter().for_each(|rule| rule.series().answered(status))
                     }
-                    _ => service.live.count(status),
+                    _ => service.live.series().count(status),
                 }
                 ""
             }

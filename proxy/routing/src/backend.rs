@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_api::{Key, LbType, Resilience, RuleId, TagTest};
+use control_api::{Key, LbType, Resilience, Rule, RuleId, TagTest};
 use registry_api::{Instance, ServiceName};
 
 use crate::address::Address;
@@ -16,12 +16,16 @@ use crate::seed::stable_hash;
 pub trait Attach {
     /// Hangs onto a service.
     type Service;
+    /// Hangs onto a rule that can apply.
+    type Rule;
     /// Hangs onto a backend.
     type Backend;
     /// Hangs onto an endpoint.
     type Endpoint;
     /// The state of a service.
     fn service(&self, name: &ServiceName) -> Self::Service;
+    /// The state of a rule of `destination`.
+    fn rule(&self, destination: &ServiceName, rule: &Rule) -> Self::Rule;
     /// The state of a backend of `destination`; `rule` is `None` for the default backend.
     fn backend(
         &self,
@@ -91,9 +95,11 @@ pub struct Endpoint<A: Attach> {
 
 impl Attach for () {
     type Service = ();
+    type Rule = ();
     type Backend = ();
     type Endpoint = ();
     fn service(&self, _: &ServiceName) {}
+    fn rule(&self, _: &ServiceName, _: &Rule) {}
     fn backend(&self, _: &ServiceName, _: Option<&RuleId>, _: &BackendSpec<'_>) {}
     fn endpoint(&self, _: &ServiceName, _: &Arc<Instance>, _: &Address) {}
 }

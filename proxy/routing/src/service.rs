@@ -36,6 +36,10 @@ pub struct Service<A: Attach> {
     pub(crate) routes: Box<[RouteRule]>,
     /// In order of precedence.
     pub(crate) actions: Box<[ActionRule]>,
+    /// What the proxy hung onto the routes, by their place.
+    pub(crate) route_lives: Box<[A::Rule]>,
+    /// And onto the action rules.
+    pub(crate) action_lives: Box<[A::Rule]>,
     pub(crate) silenced: Box<[Silenced]>,
     pub(crate) fields: Fields,
     /// Whether any route rule exists that decides, for whatever source: then there is no default (spec 2.7, 4).
@@ -136,9 +140,12 @@ impl<A: Attach> Service<A> {
         if !is_ruled {
             backends.push(Backend::default_of(name, &pool.endpoints, shop.attach));
         }
+        let live = |rule: &Arc<Rule>| shop.attach.rule(name, rule);
         Self {
             name: name.clone(),
             live: shop.attach.service(name),
+            route_lives: routes.iter().map(|route: &RouteRule| live(&route.rule)).collect(),
+            action_lives: actions.iter().map(|rule: &ActionRule| live(&rule.rule)).collect(),
             rules,
             pool,
             backends: backends.into(),

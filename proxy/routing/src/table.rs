@@ -108,6 +108,16 @@ impl<A: Attach> RouteTable<A> {
         &self.service(at.service).routes[at.place as usize]
     }
 
+    /// What the proxy hung onto an action rule of this table.
+    pub fn actions_live(&self, at: ActionRuleRef) -> &A::Rule {
+        &self.service(at.service).action_lives[at.place as usize]
+    }
+
+    /// What the proxy hung onto a route rule of this table.
+    pub fn route_live(&self, at: RouteRuleRef) -> &A::Rule {
+        &self.service(at.service).route_lives[at.place as usize]
+    }
+
     pub(crate) fn uris(&self) -> &UriIndex {
         &self.uris
     }

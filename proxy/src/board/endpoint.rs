@@ -92,7 +92,7 @@ impl EndpointLive {
 
     /// Whether it takes requests: its address is known and it is not ejected.
     pub fn usable(&self, now: Instant) -> bool {
-        !self.ejected(now) && (matches!(self.place, Place::Literal(_)) || self.address().is_some())
+        !self.is_ejected(now) && (matches!(self.place, Place::Literal(_)) || self.address().is_some())
     }
 
     /// The instance answered below 500.
@@ -136,7 +136,7 @@ impl EndpointLive {
     /// limits say eject it; says whether this one did.
     pub fn failed(&self, now: Instant, limits: &Limits) -> bool {
         // Requests that were on their way when it was ejected do not eject it again.
-        if self.ejected(now) {
+        if self.is_ejected(now) {
             return false;
         }
         let errors = self.errors_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
@@ -152,7 +152,13 @@ impl EndpointLive {
         true
     }
 
-    fn ejected(&self, now: Instant) -> bool {
+    /// Whether it was ever ejected.
+    pub fn was_ejected(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether it gets no requests because it failed.
+    pub fn is_ejected(&self, now: Instant) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
         until != 0 && self.since_origin(now) < Duration::from_nanos(until)
     }

@@ -196,7 +196,7 @@ fn what_no_table_uses_is_forgotten_after_two_sweeps_with_its_series() {
     (0..3).for_each(|_| world.board.sweep());
     assert!(!world.page().contains(r#"service="s""#), "{}", world.page());
     assert_eq!(world.backend("r", Resilience::default()).ticket(), 0);
-    assert_eq!(lock(&world.board.endpoints).states.len(), 0);
+    assert_eq!(lock(&world.board.state.endpoints).len(), 0);
 }
 
 #[test]
@@ -221,16 +221,112 @@ fn a_series_goes_with_the_last_backend_that_has_its_labels() {
 }
 
 #[test]
-fn beyond_the_bound_services_share_one_set_of_series() {
-    let world = world();
-    let held: Vec<_> = (0..SERVICES_MAX + 10).map(|i| world.board.service(&name(&format!("s{i}")))).collect();
-    held.iter().for_each(|service| service.retried());
+fn beyond_the_bound_services_versions_and_rules_share_one_series_and_are_counted() {
+    let World { metrics, board, start } = world();
+    let world = World { metrics, board: board.with_series_max(4), start };
+    let rule = |id: &str| {
+        let rule = serde_json::json!({"id": id, "destination": "s", "actions": [{"action": "abort", "return_code": 500}]});
+        world.board.rule(&name("s"), &serde_json::from_value(rule).unwrap()).unwrap()
+    };
+    let own = (world.board.service(&name("s")), world.backend("r1", Resilience::default()), rule("a1"));
+    let last = world.board.service(&name("t"));
+    let folded = (
+        [world.board.service(&name("u")), world.board.service(&name("v"))],
+        [world.backend("r2", Resilience::default()), world.backend("r3", Resilience::default())],
+        [rule("a2"), rule("a3")],
+    );
+    for service in folded.0.iter().chain([&own.0, &last]) {
+        service.series().retried();
+        service.set_instances(7);
+    }
+    for backend in folded.1.iter().chain([&own.1]) {
+        backend.count(200);
+        backend.ticket();
+    }
+    for rule in folded.2.iter().chain([&own.2]) {
+        rule.series().faulted(crate::metrics::Fault::Abort);
+        rule.series().rate_limited();
+    }
+    let _held: Vec<_> = folded.1.iter().map(|backend| backend.admit().unwrap()).collect();
     let page = world.page();
-    let series = page.lines().filter(|line| line.starts_with("a8_proxy_retries_total")).count();
-    assert_eq!(series, SERVICES_MAX + 1);
-    assert!(page.contains(r#"a8_proxy_retries_total{service="(other)"} 10"#));
-    world.board.service(&name("s0")).retried();
-    assert!(world.page().contains(r#"a8_proxy_retries_total{service="s0"} 2"#));
+    for line in [
+        r#"a8_proxy_retries_total{service="s"} 1"#,
+        r#"a8_proxy_retries_total{service="t"} 1"#,
+        r#"a8_proxy_retries_total{service="__overflow__"} 2"#,
+        r#"a8_proxy_requests_total{backend="v1",code="200",rule="r1",service="s"} 1"#,
+        r#"a8_proxy_requests_total{backend="__overflow__",code="200",rule="__overflow__",service="__overflow__"} 2"#,
+        r#"a8_proxy_requests_in_flight{backend="__overflow__",rule="__overflow__",service="__overflow__"} 2"#,
+        r#"a8_proxy_faults_total{action="abort",rule="a1",service="s"} 1"#,
+        r#"a8_proxy_faults_total{action="abort",rule="__overflow__",service="__overflow__"} 2"#,
+        r#"a8_proxy_rate_limited_total{rule="__overflow__",service="__overflow__"} 2"#,
+        r#"a8_proxy_instances{service="t"} 7"#,
+        "a8_proxy_series_folded 6",
+    ] {
+        assert!(page.lines().any(|have| have == line), "{line}\nis not in\n{page}");
+    }
+    for absent in ["\"u\"", "\"v\"", "r2", "a3", r#"a8_proxy_instances{service="__overflow__"}"#] {
+        assert!(!page.contains(absent), "{absent} in {page}");
+    }
+    // The same parts of a later table get the same series, and no more are folded.
+    world.board.service(&name("s")).series().retried();
+    world.board.service(&name("u")).series().retried();
+    assert!(world.page().contains(r#"a8_proxy_retries_total{service="s"} 2"#));
+    assert!(world.page().contains(r#"a8_proxy_retries_total{service="__overflow__"} 3"#));
+    assert!(world.page().contains("a8_proxy_series_folded 6"));
+    // Room that becomes free is given away, and what is shared stays.
+    drop((own, last, folded, _held));
+    (0..5).for_each(|_| world.board.sweep());
+    assert!(world.page().contains("a8_proxy_series_folded 0"), "{}", world.page());
+    world.board.service(&name("u")).series().retried();
+    let page = world.page();
+    assert!(page.contains(r#"a8_proxy_retries_total{service="u"} 1"#), "{page}");
+    assert!(page.contains(r#"a8_proxy_retries_total{service="__overflow__"} 3"#), "{page}");
+    assert!(!page.contains(r#"service="s""#), "{page}");
+}
+
+#[test]
+fn requests_in_flight_and_breakers_are_seen_while_they_last() {
+    let world = world();
+    let backend = world.backend("r", Resilience { max_requests: Some(2), ..Resilience::default() });
+    let seen = |series: &str| {
+        let line = format!(r#"a8_proxy_{series}{{backend="v1",rule="r",service="s"}} "#);
+        world.page().lines().find_map(|have| have.strip_prefix(&line)?.parse::<u32>().ok())
+    };
+    assert_eq!((seen("requests_in_flight"), seen("breaker_open")), (None, None), "nobody has asked for it");
+    let first = backend.admit().unwrap();
+    assert_eq!((seen("requests_in_flight"), seen("breaker_open")), (Some(1), Some(0)));
+    let second = backend.admit().unwrap();
+    assert!(backend.admit().is_none());
+    assert_eq!((seen("requests_in_flight"), seen("breaker_open")), (Some(2), Some(1)));
+    // What is allowed is the newest table's to say.
+    let wider = world.backend("r", Resilience { max_requests: Some(3), ..Resilience::default() });
+    assert_eq!((seen("requests_in_flight"), seen("breaker_open")), (Some(2), Some(0)));
+    drop((first, second));
+    wider.ticket();
+    assert_eq!((seen("requests_in_flight"), seen("breaker_open")), (Some(0), Some(0)));
+    drop((backend, wider));
+    assert_eq!((seen("requests_in_flight"), seen("breaker_open")), (None, None), "no table has it");
+}
+
+#[test]
+fn ejected_instances_are_seen_for_as_long_as_they_are_out() {
+    let world = world();
+    let (one, other) = (world.endpoint("a", "127.0.0.1:1"), world.endpoint("b", "127.0.0.1:2"));
+    let service = world.board.service(&name("s"));
+    let seen = || {
+        let line = r#"a8_proxy_ejected_instances{service="s"} "#;
+        world.page().lines().find_map(|have| have.strip_prefix(line)?.parse::<u32>().ok())
+    };
+    assert_eq!(seen(), None);
+    let now = crate::clock::now();
+    let for_long = Limits { consecutive_errors: 1, sleep_window: secs(3600), ..Limits::default() };
+    let over = Limits { sleep_window: Duration::from_nanos(1), ..for_long };
+    assert!(one.failed(world.start, &over));
+    assert_eq!(seen(), Some(0), "it is over");
+    assert!(one.failed(now, &for_long) && other.failed(now, &for_long));
+    assert_eq!(seen(), Some(2));
+    drop((one, service));
+    assert_eq!(seen(), Some(1), "what no table uses is not told of");
 }
 
 #[test]

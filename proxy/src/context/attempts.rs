@@ -94,7 +94,7 @@ impl Context {
         self.retried += 1;
         self.wait = after;
         if let Some(service) = self.decision.and_then(|decision| decision.service) {
-            self.table.service(service).live.retried();
+            self.table.service(service).live.series().retried();
         }
         true
     }
@@ -214,7 +214,7 @@ impl Context {
         if retrying.is_none()
             && let Some(service) = service
         {
-            self.table.service(service).live.budget_exhausted();
+            self.table.service(service).live.series().budget_exhausted();
         }
         retrying
     }
@@ -257,6 +257,11 @@ impl Context {
             _ => endpoint.failed(now, limits),
         };
         if ejected {
+            let service = self.table.find(self.table.backend(backend).service.as_str());
+            // Rare enough to be looked up: a backend may have another service's instances.
+            if let Some(service) = service {
+                self.table.service(service).live.series().ejected();
+            }
             tracing::warn!(instance = %attempt.address, "instance ejected");
         }
     }

@@ -14,9 +14,13 @@ fn exercised() -> Arc<Metrics> {
     let service = metrics.service("reviews");
     service.observe(0.004);
     service.retried();
-    service.faulted("a-1", Fault::Delay);
-    service.faulted("a-1", Fault::Abort);
-    service.answered("gone", 503);
+    let rule = metrics.rule("reviews", "a-1");
+    rule.faulted(Fault::Delay);
+    rule.faulted(Fault::Abort);
+    rule.rate_limited();
+    metrics.rule("reviews", "gone").answered(503);
+    service.ejected();
+    service.budget_exhausted();
     service.set_instances(3);
     service.count(503);
     metrics.backend(["reviews", "version=v1,zone=\"a\"", "rule-1"].map(str::to_owned)).count(200);
@@ -40,6 +44,10 @@ fn every_series_of_the_spec_is_there_with_its_labels() {
         r#"a8_proxy_faults_total{action="delay",rule="a-1",service="reviews"} 1"#,
         r#"a8_proxy_faults_total{action="abort",rule="a-1",service="reviews"} 1"#,
         r#"a8_proxy_requests_total{backend="",code="503",rule="gone",service="reviews"} 1"#,
+        r#"a8_proxy_rate_limited_total{rule="a-1",service="reviews"} 1"#,
+        r#"a8_proxy_ejections_total{service="reviews"} 1"#,
+        r#"a8_proxy_retry_budget_exhausted_total{service="reviews"} 1"#,
+        "a8_proxy_series_folded 0",
         r#"a8_proxy_instances{service="reviews"} 3"#,
         "a8_proxy_active_connections 0",
         r#"a8_control_last_success_timestamp_seconds{source="rules"} 1700000000.5"#,
@@ -104,41 +112,25 @@ fn counts_of_many_threads_and_codes_add_up() {
 }
 
 #[test]
-fn rules_without_end_share_a_series() {
-    let metrics = Arc::new(Metrics::new());
-    let service = metrics.service("s");
-    for rule in 0..RULES_MAX + 3 {
-        service.faulted(&rule.to_string(), Fault::Truncate);
-        service.answered(&rule.to_string(), 200);
-    }
-    let page = page(&metrics);
-    assert!(page.contains(r#"a8_proxy_faults_total{action="truncate",rule="255",service="s"} 1"#), "{page}");
-    assert!(
-        page.contains(r#"a8_proxy_faults_total{action="truncate",rule="(other)",service="s"} 3"#),
-        "{page}"
-    );
-    assert!(page.contains(r#"{backend="",code="200",rule="(other)",service="s"} 3"#), "{page}");
-    service.remove();
-    assert!(!String::from_utf8(metrics.encode()).unwrap().contains("truncate"));
-}
-
-#[test]
 fn a_service_that_is_gone_leaves_no_series() {
     let metrics = Arc::new(Metrics::new());
     let (service, backend) =
         (metrics.service("gone"), metrics.backend(["gone", "v1", "r"].map(str::to_owned)));
     service.observe(1.0);
     service.retried();
-    service.faulted("a", Fault::Abort);
-    service.answered("r", 200);
-    service.rate_limited("r");
+    let rule = metrics.rule("gone", "a");
+    rule.faulted(Fault::Abort);
+    rule.answered(200);
+    rule.rate_limited();
     service.budget_exhausted();
+    service.ejected();
     service.set_instances(1);
     service.count(404);
     (200..230).for_each(|code| backend.count(code));
     backend.count(900);
     assert!(page(&metrics).contains("gone"));
     service.remove();
+    rule.remove();
     backend.remove();
     assert!(!page(&metrics).contains("gone"), "{}", page(&metrics));
 }

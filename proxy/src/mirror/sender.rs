@@ -40,8 +40,8 @@ pub(crate) async fn run(mut queue: Queue) {
                 None => None,
             };
             match sent {
-                Some(()) => service.copied(),
-                None => service.copy_lost(CopyLost::Failed),
+                Some(()) => service.series().copied(),
+                None => service.series().copy_lost(CopyLost::Failed),
             }
             drop(turn);
         });

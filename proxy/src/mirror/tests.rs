@@ -1,19 +1,25 @@
 //! What is kept of a request, what is left out of its copy, and what is lost when.
 
 use registry_api::ServiceName;
+use routing::Attach;
 
 use super::*;
+use crate::board::Board;
 use crate::metrics::Metrics;
+use crate::resolve::Resolver;
 
 struct World {
     metrics: Arc<Metrics>,
+    board: Board,
     mirrors: Arc<Mirrors>,
     queue: Queue,
 }
 
 fn world() -> World {
     let (mirrors, queue) = Mirrors::new();
-    World { metrics: Arc::new(Metrics::new()), mirrors, queue }
+    let metrics = Arc::new(Metrics::new());
+    let board = Board::new(Arc::clone(&metrics), Arc::new(Resolver::default()), crate::clock::now());
+    World { metrics, board, mirrors, queue }
 }
 
 impl World {
@@ -29,7 +35,7 @@ impl World {
             requests_per_connection: u32::MAX,
         };
         self.mirrors.draft(Addressee {
-            service: Arc::new(self.metrics.service(name.as_str())),
+            service: self.board.service(&name),
             target,
             host: None,
             rule: RuleId::new("r").unwrap(),

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use std::time::Duration;
+
+use proxy::server::Limits;
 use serde_json::json;
 
-use crate::support::{Instance, Proxy, get, ok, post, route};
+use crate::support::{Instance, Proxy, get, ok, post, route, soon};
 
 #[tokio::test]
 async fn more_requests_than_the_route_lets_pass_are_told_when_to_come_again() {
@@ -89,6 +92,70 @@ async fn a_route_names_what_is_tried_again() {
 }
 
 #[tokio::test]
+async fn what_limits_do_is_seen_while_they_do_it() {
+    let (mut held, (bad, _)) = (Instance::start().await, failing(500).await);
+    let rules = [
+        route(json!({"backends": [{"tags": ["v1"], "resilience": {"max_requests": 1}}]})),
+        json!({"id": "bad", "destination": "b", "route": {"http_req_retries": 0,
+            "backends": [{"tags": ["v1"], "resilience": {"consecutive_errors": 2}}]}}),
+    ];
+    let instances = [("s", "v1", held.at.to_string()), ("b", "v1", bad)];
+    let proxy = Proxy::with(&rules, &instances);
+    let mut first = proxy.connect().await;
+    first.send(get("/s")).await;
+    let (mut conn, _) = held.request().await;
+    let labels = r#"{backend="v1",rule="r",service="s"}"#;
+    let (in_flight, open) =
+        (format!("a8_proxy_requests_in_flight{labels}"), format!("a8_proxy_breaker_open{labels}"));
+    assert_eq!((proxy.metric(&in_flight), proxy.metric(&open)), (Some(1.0), Some(1.0)));
+    assert_eq!(proxy.ask(&get("/s")).await.error(), "overloaded");
+    conn.send(ok("x")).await;
+    assert_eq!(first.answer().await.body, "x");
+    proxy.metric_becomes(&in_flight, 0.0).await;
+    assert_eq!(proxy.metric(&open), Some(0.0));
+
+    let (ejections, ejected) =
+        (r#"a8_proxy_ejections_total{service="b"}"#, r#"a8_proxy_ejected_instances{service="b"}"#);
+    assert_eq!((proxy.metric(ejections), proxy.metric(ejected)), (None, None));
+    for _ in 0..2 {
+        assert_eq!(proxy.ask(&get("/b")).await.status, 500);
+    }
+    assert_eq!((proxy.metric(ejections), proxy.metric(ejected)), (Some(1.0), Some(1.0)));
+    // What is no more is not on the page, whatever it was.
+    proxy.apply(&[], &instances[..1]);
+    soon("the old table's end", async {
+        while proxy.metric(&in_flight).is_some() || proxy.metric(ejected).is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_has_no_room_for_series_of_its_own_is_counted_together() {
+    let instance = Instance::named("x").await;
+    let abort = json!({"id": "a", "destination": "t", "actions": [{"action": "abort", "return_code": 418}]});
+    let proxy = Proxy::told(
+        &[format!("--engine={}", crate::chosen::ENGINE), "--metrics_series_max=2".to_owned()],
+        Limits::default(),
+        &[route(json!({})), abort],
+        &[("s", "v1", instance.to_string()), ("t", "v1", instance.to_string())],
+    );
+    for path in ["/s", "/t", "/t"] {
+        proxy.ask(&get(path)).await;
+    }
+    let folded = r#"{backend="__overflow__",code="418",rule="__overflow__",service="__overflow__"}"#;
+    proxy.metric_becomes(&format!("a8_proxy_requests_total{folded}"), 2.0).await;
+    let faults = r#"a8_proxy_faults_total{action="abort",rule="__overflow__",service="__overflow__"}"#;
+    assert_eq!(proxy.metric(faults), Some(2.0));
+    assert_eq!(
+        proxy.metric(r#"a8_proxy_requests_total{backend="v1",code="200",rule="r",service="s"}"#),
+        Some(1.0)
+    );
+    assert_eq!(proxy.metric("a8_proxy_series_folded"), Some(3.0));
+}
+
+#[tokio::test]
 async fn a_client_without_a_key_of_its_own_is_known_by_its_address() {
     let mut instances = Vec::new();
     for name in ["a", "b", "c", "d", "e"] {
@@ -112,7 +179,7 @@ async fn a_slow_instance_is_asked_less_often() {
         loop {
             let mut conn = slow.accept().await;
             while let Some(_head) = conn.try_head().await {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 conn.send(ok("slow")).await;
             }
         }

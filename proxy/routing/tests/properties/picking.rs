@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_api::{Draw, Identity, LbType, RuleId, Snapshot};
+use control_api::{Draw, Identity, LbType, Rule, RuleId, Snapshot};
 use proptest::prelude::*;
 use registry_api::{Instance, ServiceName};
 use routing::{Address, At, Attach, Backend, BackendSpec, Load, RequestHead, RouteTable, Seed, pick};
@@ -14,10 +14,14 @@ struct Numbers;
 
 impl Attach for Numbers {
     type Service = String;
+    type Rule = String;
     type Backend = String;
     type Endpoint = usize;
     fn service(&self, name: &ServiceName) -> String {
         name.to_string()
+    }
+    fn rule(&self, destination: &ServiceName, rule: &Rule) -> String {
+        format!("{destination} {}", rule.id)
     }
     fn backend(&self, destination: &ServiceName, rule: Option<&RuleId>, backend: &BackendSpec<'_>) -> String {
         let limit = backend.resilience.max_requests;
