@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use control_api::{Rule, RuleId};
 use registry_api::{Instance, InstanceId, ServiceName};
-use routing::{Address, Attach, BackendSpec, Load, RetryBudget};
+use routing::{Address, Attach, BackendSpec, Detection, Load, RetryBudget, Tally, may_eject};
 
 pub use endpoint::{EndpointLive, InFlight};
 pub use limits::Limits;
@@ -131,6 +131,8 @@ impl Attach for Board {
             requests_max: AtomicU32::new(0),
             retrying: AtomicU32::new(0),
             budget: Mutex::default(),
+            detection: Mutex::default(),
+            ejecting: Mutex::default(),
             origin: self.origin,
             codes: lock(&self.state.series).codes(labels()),
         });
@@ -180,6 +182,10 @@ impl Load<Arc<EndpointLive>> for BoardView {
         endpoint.usable(self.now)
     }
 
+    fn known(&self, endpoint: &Arc<EndpointLive>) -> bool {
+        endpoint.known()
+    }
+
     fn latency(&self, endpoint: &Arc<EndpointLive>) -> Duration {
         endpoint.latency(self.now)
     }
@@ -204,6 +210,8 @@ struct BackendState {
     requests_max: AtomicU32,
     retrying: AtomicU32,
     budget: Mutex<RetryBudget>,
+    detection: Mutex<Detection<InstanceId>>,
+    ejecting: Mutex<()>,
     origin: Instant,
     codes: Arc<Slot<Codes>>,
 }
@@ -263,6 +271,31 @@ impl BackendLive {
         let since = now.saturating_duration_since(state.origin);
         let admitted = lock(&state.budget).admit(percent, self.in_flight(), before, since);
         admitted.then_some(retrying)
+    }
+}
+
+/// The right to eject one more instance of a backend, until dropped: nobody else has it meanwhile.
+#[derive(Debug)]
+pub struct Turn<'b>(#[expect(dead_code, reason = "only held")] MutexGuard<'b, ()>);
+
+impl BackendLive {
+    /// The right to eject one more of `all` instances, unless `ejected` are enough already. Asked for when an instance is
+    /// about to be ejected, and then alone.
+    pub fn turn_to_eject(&self, ejected: impl FnOnce() -> usize, all: usize) -> Option<Turn<'_>> {
+        let turn = lock(&self.state.ejecting);
+        may_eject(ejected(), all, self.limits.max_ejection_percent).then_some(Turn(turn))
+    }
+
+    /// The instances that did worse than the others in a detection interval that is over, the worst first; nobody while it
+    /// goes on, and where the rule does not ask for it. Not for threads that serve requests.
+    pub fn outliers(
+        &self,
+        now: Instant,
+        tallies: impl FnOnce() -> Vec<(InstanceId, Tally)>,
+    ) -> Vec<InstanceId> {
+        let Some(rule) = &self.limits.success_rate else { return Vec::new() };
+        let since = now.saturating_duration_since(self.state.origin);
+        lock(&self.state.detection).judge(since, self.limits.detection_interval, rule, tallies)
     }
 }
 

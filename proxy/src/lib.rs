@@ -15,6 +15,7 @@ mod connections;
 mod context;
 mod counts;
 pub mod data_dir;
+mod detection;
 pub mod feed;
 mod fields;
 mod forward;

@@ -50,6 +50,26 @@ impl Fault {
     }
 }
 
+/// Why an instance was ejected, as in the label `kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ejection {
+    /// It failed so many times in a row.
+    ConsecutiveErrors,
+    /// It failed more often than the others.
+    SuccessRate,
+}
+
+impl Ejection {
+    const ALL: [Self; 2] = [Self::ConsecutiveErrors, Self::SuccessRate];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::ConsecutiveErrors => "consecutive_errors",
+            Self::SuccessRate => "success_rate",
+        }
+    }
+}
+
 /// Why a copy of a request did not reach its mirror, as in the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyLost {
@@ -92,9 +112,10 @@ pub struct Metrics {
     faults: IntCounterVec,
     limited: IntCounterVec,
     exhausted: IntCounterVec,
+    ejections: IntCounterVec,
+    panicking: IntGaugeVec,
     copies: IntCounterVec,
     copies_lost: IntCounterVec,
-    ejections: IntCounterVec,
     instances: IntGaugeVec,
     last_success: GaugeVec,
     unrouted: Codes,
@@ -181,6 +202,16 @@ impl Metrics {
                 "Further attempts that the budget did not allow.",
                 &["service"],
             ),
+            ejections: make.counters(
+                "a8_proxy_ejections_total",
+                "Times that an instance was left alone for its failures.",
+                &["service", "kind"],
+            ),
+            panicking: make.gauges(
+                "a8_proxy_panicking_backends",
+                "Backends with so few usable instances that all are used.",
+                &["service"],
+            ),
             copies: make.counters(
                 "a8_proxy_mirrored_total",
                 "Copies of requests that a mirror has answered.",
@@ -190,11 +221,6 @@ impl Metrics {
                 "a8_proxy_mirror_lost_total",
                 "Copies of requests that no mirror has answered.",
                 &["service", "reason"],
-            ),
-            ejections: make.counters(
-                "a8_proxy_ejections_total",
-                "Instances that were taken out for a while because they failed.",
-                &["service"],
             ),
             instances: make.gauges("a8_proxy_instances", "Instances that requests may go to.", &["service"]),
             active_connections: make.gauge("a8_proxy_active_connections", "Open client connections."),
@@ -275,7 +301,6 @@ impl Metrics {
             instances: OnceLock::new(),
             retries: OnceLock::new(),
             exhausted: OnceLock::new(),
-            ejections: OnceLock::new(),
         }
     }
 
@@ -341,7 +366,6 @@ pub struct ServiceSeries {
     instances: OnceLock<IntGauge>,
     retries: OnceLock<IntCounter>,
     exhausted: OnceLock<IntCounter>,
-    ejections: OnceLock<IntCounter>,
 }
 
 /// What is counted of one rule by itself. The series exist from their first use on, and go with [`RuleSeries::remove`].
@@ -424,6 +448,17 @@ impl ServiceSeries {
         self.exhausted.get_or_init(|| self.metrics.exhausted.with_label_values(&[&self.name])).inc();
     }
 
+    /// Counts an instance that was ejected.
+    pub fn ejected(&self, why: Ejection) {
+        self.metrics.ejections.with_label_values(&[&*self.name, why.label()]).inc();
+    }
+
+    /// Says how many of its backends use all instances because too few are usable.
+    pub fn set_panicking(&self, count: usize) {
+        let gauge = self.metrics.panicking.with_label_values(&[&self.name]);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Counts a copy that its mirror has answered.
     pub fn copied(&self) {
         self.metrics.copies.with_label_values(&[&self.name]).inc();
@@ -432,11 +467,6 @@ impl ServiceSeries {
     /// Counts a copy that came to nothing.
     pub fn copy_lost(&self, why: CopyLost) {
         self.metrics.copies_lost.with_label_values(&[&*self.name, why.label()]).inc();
-    }
-
-    /// Counts an instance that was ejected.
-    pub fn ejected(&self) {
-        self.ejections.get_or_init(|| self.metrics.ejections.with_label_values(&[&self.name])).inc();
     }
 
     /// Says how many instances requests may go to.
@@ -453,8 +483,11 @@ impl ServiceSeries {
         let _ = self.metrics.durations.remove_label_values(&name);
         let _ = self.metrics.retries.remove_label_values(&name);
         let _ = self.metrics.exhausted.remove_label_values(&name);
-        let _ = self.metrics.ejections.remove_label_values(&name);
         let _ = self.metrics.instances.remove_label_values(&name);
+        let _ = self.metrics.panicking.remove_label_values(&name);
+        for why in Ejection::ALL {
+            let _ = self.metrics.ejections.remove_label_values(&[name[0], why.label()]);
+        }
         let _ = self.metrics.copies.remove_label_values(&name);
         for why in CopyLost::ALL {
             let _ = self.metrics.copies_lost.remove_label_values(&[name[0], why.label()]);

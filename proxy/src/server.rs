@@ -26,6 +26,7 @@ use crate::config::{Config, Engine};
 use crate::connections::{Connections, cap_of, raise_open_files};
 use crate::context::ATTEMPTS_MAX;
 use crate::counts::Counts;
+use crate::detection;
 use crate::gateway::Gateway;
 use crate::lane::Lane;
 use crate::live::Live;
@@ -140,6 +141,7 @@ impl Server {
             .thread_name("a8-admin")
             .enable_all()
             .build()?;
+        operators.spawn(detection::run(Arc::clone(&self.live.tables)));
         operators.spawn(self.admin.serve("admin", admin, is_down));
         operators.block_on(async {
             stop.await;

@@ -285,3 +285,22 @@ fn one_connection_carries_page_after_page_whatever_the_method_and_its_body() {
     stop.send(()).unwrap();
     serving.join().unwrap();
 }
+
+#[test]
+fn an_explanation_marks_the_instances_that_are_left_alone() {
+    let world = world();
+    world.apply();
+    let table = world.live.tables.pin();
+    let reviews = table.service(table.find("reviews").unwrap());
+    assert!(reviews.endpoints()[0].live.eject(proxy::clock::now(), &proxy::board::Limits::default()));
+    let (status, page) = world.get("/explain?path=/reviews");
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!(
+        (status, &page["instances"]),
+        (200, &json!([{"id": "r1", "address": "127.0.0.1:1", "state": "ejected"}]))
+    );
+    let (_, text) = world.get("/explain?path=/reviews&format=text");
+    assert!(text.contains("round_robin over r1 127.0.0.1:1 (ejected)\n"), "{text}");
+    let (_, other) = world.get("/explain?path=/reviews&header=Cookie:user%3Djason&format=text");
+    assert!(other.contains("round_robin over r2 127.0.0.1:2\n"), "{other}");
+}

@@ -29,7 +29,7 @@ pub use matching::{Clause, HeaderMatch, HeaderPattern, Match, PathTest, QueryMat
 pub use moment::{Moment, unix_s};
 pub use policy::{Key, Mirror, RateLimit, Retries, RetryOn};
 pub use proxies::{Applied, Identity, ProxyReport, Rejected};
-pub use route::{Backend, LbType, PathMatch, Resilience, Route, UriMatch};
+pub use route::{Backend, LbType, PathMatch, Resilience, Route, SuccessRate, UriMatch};
 pub use rule::{BadRule, Body, Rule, RuleId};
 pub use share::{Draw, Share};
 pub use snapshot::{Delta, Gone, Snapshot};

@@ -16,7 +16,7 @@ use crate::tag::check_tags;
 use crate::wire::{
     RawBackend, RawEdge, RawHeaderEdits, RawKey, RawMirror, RawRateLimit, RawRedirect, RawRetries,
 };
-use crate::wire::{RawResilience, RawResponse, RawRoute, RawUri};
+use crate::wire::{RawResilience, RawResponse, RawRoute, RawSuccessRate, RawUri};
 
 /// How one of a backend's instances is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -58,7 +58,33 @@ pub struct Resilience {
     pub consecutive_errors: Option<u64>,
     pub detection_interval: Option<Duration>,
     pub sleep_window: Option<Duration>,
+    /// Whom of them to leave alone because the others do better; `None`: nobody.
+    pub success_rate: Option<SuccessRate>,
+    /// How many percent of the instances may be left alone at once for their failures; one always may. `None`: all.
+    pub max_ejection_percent: Option<u32>,
+    /// When fewer percent of the instances than this are usable, all are used.
+    pub panic_threshold_percent: Option<u32>,
 }
+
+/// Instances whose success rate is lower than the mean by more than some standard deviations are ejected. Defaults are
+/// those of Envoy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SuccessRate {
+    /// So many standard deviations; more than 0. Among `n` instances none is ever further off than the root of `n - 1`.
+    pub factor: f64,
+    /// Nobody is ejected when fewer instances than this had enough requests.
+    pub instances_min: usize,
+    /// So many requests in one detection interval are enough.
+    pub requests_min: u64,
+    written: RawSuccessRate,
+}
+
+/// See [`SuccessRate::factor`].
+pub const SUCCESS_RATE_FACTOR_DEFAULT: f64 = 1.9;
+/// See [`SuccessRate::instances_min`].
+pub const SUCCESS_RATE_INSTANCES_DEFAULT: usize = 5;
+/// See [`SuccessRate::requests_min`].
+pub const SUCCESS_RATE_REQUESTS_DEFAULT: u64 = 100;
 
 /// Instances of one service that carry all of some tags, with a share of the requests.
 #[derive(Debug, Clone, PartialEq)]
@@ -268,7 +294,41 @@ fn resilience(raw: RawResilience) -> Result<Resilience, BadRule> {
         consecutive_errors: count(raw.consecutive_errors)?,
         detection_interval: time(raw.detection_interval)?,
         sleep_window: time(raw.sleep_window)?,
+        success_rate: raw.success_rate.map(SuccessRate::try_from).transpose()?,
+        max_ejection_percent: percent(
+            "route.backends.resilience.max_ejection_percent",
+            raw.max_ejection_percent,
+        )?,
+        panic_threshold_percent: percent(
+            "route.backends.resilience.panic_threshold_percent",
+            raw.panic_threshold_percent,
+        )?,
     })
+}
+
+/// Zero is absent.
+fn percent(field: &'static str, number: i64) -> Result<Option<u32>, BadRule> {
+    let percent = u32::try_from(number).ok().filter(|percent| *percent <= 100);
+    let percent = percent.ok_or_else(|| BadRule::new(field, "is outside 0..=100"))?;
+    Ok((percent > 0).then_some(percent))
+}
+
+impl TryFrom<RawSuccessRate> for SuccessRate {
+    type Error = BadRule;
+    fn try_from(raw: RawSuccessRate) -> Result<Self, BadRule> {
+        let bad = |problem: &str| BadRule::new("route.backends.resilience.success_rate", problem);
+        if !(raw.factor >= 0.0 && raw.factor.is_finite()) {
+            return Err(bad("factor is no positive number"));
+        }
+        let instances = usize::try_from(raw.minimum_instances).map_err(|_| bad("a number is negative"))?;
+        let requests = u64::try_from(raw.minimum_requests).map_err(|_| bad("a number is negative"))?;
+        Ok(Self {
+            factor: if raw.factor > 0.0 { raw.factor } else { SUCCESS_RATE_FACTOR_DEFAULT },
+            instances_min: if instances > 0 { instances } else { SUCCESS_RATE_INSTANCES_DEFAULT },
+            requests_min: if requests > 0 { requests } else { SUCCESS_RATE_REQUESTS_DEFAULT },
+            written: raw,
+        })
+    }
 }
 
 /// Zero is absent.
@@ -339,6 +399,9 @@ impl From<&Resilience> for RawResilience {
             consecutive_errors: count(limits.consecutive_errors),
             detection_interval: time(limits.detection_interval),
             sleep_window: time(limits.sleep_window),
+            success_rate: limits.success_rate.map(|rate| rate.written),
+            max_ejection_percent: limits.max_ejection_percent.map_or(0, i64::from),
+            panic_threshold_percent: limits.panic_threshold_percent.map_or(0, i64::from),
         }
     }
 }

@@ -329,6 +329,24 @@ pub struct RawResilience {
     pub detection_interval: f64,
     #[serde(deserialize_with = "nullable", serialize_with = "number", skip_serializing_if = "is_default")]
     pub sleep_window: f64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub success_rate: Option<RawSuccessRate>,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub max_ejection_percent: i64,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub panic_threshold_percent: i64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, unreachable_pub)]
+pub struct RawSuccessRate {
+    #[serde(deserialize_with = "nullable", serialize_with = "number", skip_serializing_if = "is_default")]
+    pub factor: f64,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub minimum_instances: i64,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub minimum_requests: i64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -49,6 +49,7 @@ const OBJECTS: &[&str] = &[
     "key",
     "mirror",
     "hash_on",
+    "success_rate",
 ];
 const OBJECT_LISTS: &[&str] = &["rules", "all", "any", "none", "backends", "actions"];
 

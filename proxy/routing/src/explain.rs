@@ -99,6 +99,9 @@ pub struct InstanceNote {
     pub id: String,
     /// Where it is dialled.
     pub address: String,
+    /// Why it gets no requests while others can, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<&'static str>,
 }
 
 /// What became of one action.
@@ -156,7 +159,8 @@ impl<A: Attach> RouteTable<A> {
             if capture.is_some_and(Capture::is_edge) { AddressedBy::Edge } else { AddressedBy::Uri };
         let chosen = decision.backend.map(|at| self.backend(at));
         let instances = chosen.iter().flat_map(|backend| backend.endpoints.iter()).map(|endpoint| {
-            InstanceNote { id: endpoint.instance.id.to_string(), address: endpoint.address.to_string() }
+            let (id, address) = (endpoint.instance.id.to_string(), endpoint.address.to_string());
+            InstanceNote { id, address, state: None }
         });
         Explanation {
             revision: self.revision(),

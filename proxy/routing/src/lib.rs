@@ -20,6 +20,7 @@ mod length;
 mod matching;
 mod narrate;
 mod notes;
+mod outlier;
 mod pattern;
 mod pick;
 mod recorder;
@@ -45,6 +46,7 @@ pub use explain::{ActionNote, AddressedBy, BackendNote, End, Explanation, Instan
 pub use fault::ActionRule;
 pub use head::{Headers, RequestHead, separator};
 pub use length::DELAY_MAX;
+pub use outlier::{Detection, Tally, may_eject, outliers, panics};
 pub use pick::{Load, pick};
 pub use ring::RING_POINTS_MAX;
 pub use seed::{Half, Purpose, Seed, rule_key};

@@ -23,8 +23,10 @@ impl fmt::Display for Explanation {
         self.policies.iter().try_for_each(|policy| writeln!(f, "{policy}"))?;
         self.headers.iter().try_for_each(|edit| writeln!(f, "header {edit}"))?;
         if let Some(lb) = self.lb_type.filter(|_| !self.instances.is_empty()) {
-            let places =
-                self.instances.iter().map(|instance| format!("{} {}", instance.id, instance.address));
+            let places = self.instances.iter().map(|instance| {
+                let state = instance.state.map(|state| format!(" ({state})")).unwrap_or_default();
+                format!("{} {}{state}", instance.id, instance.address)
+            });
             writeln!(f, "{lb} over {}", places.collect::<Vec<_>>().join(", "))?;
         }
         self.action_rules.iter().try_for_each(|rule| self.rule(f, "action rule", rule))?;

@@ -1,12 +1,14 @@
 //! Which of a backend's endpoints takes an attempt. It keeps no count: turns enter as a ticket, chance as a
 //! draw, the state of the endpoints through [`Load`].
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use control_api::{Draw, LbType};
 
 use crate::backend::{Attach, Backend, Endpoint};
+use crate::outlier::panics;
 use crate::ring::Ring;
 use crate::seed::mix;
 
@@ -16,6 +18,10 @@ pub trait Load<E> {
     fn active(&self, endpoint: &E) -> u32;
     /// Whether it takes requests: not ejected, resolved.
     fn usable(&self, endpoint: &E) -> bool;
+    /// Whether it can be dialled, ejected or not.
+    fn known(&self, _endpoint: &E) -> bool {
+        true
+    }
     /// How long its answers take lately; zero when that is not known.
     fn latency(&self, _endpoint: &E) -> Duration {
         Duration::ZERO
@@ -28,7 +34,8 @@ pub trait Load<E> {
 
 /// Chooses an endpoint, as an index into `backend.endpoints`; `None` only when there are none.
 ///
-/// Never one of `tried` while another remains, a usable one first; an unusable one rather than nothing.
+/// Never one of `tried` while another remains, a usable one first; an unusable one rather than nothing. When fewer are
+/// usable than the backend's panic threshold asks for, all count as usable that can be dialled.
 /// `ticket` counts the backend's attempts and decides in `round_robin`; `draw` decides otherwise, and should be
 /// [`Decision::pick_draw`](crate::Decision::pick_draw)'s.
 pub fn pick<A: Attach>(
@@ -38,7 +45,8 @@ pub fn pick<A: Attach>(
     ticket: u64,
     draw: Draw,
 ) -> Option<usize> {
-    let field = Field { endpoints: &backend.endpoints, load, tried };
+    let panic_percent = backend.resilience.panic_threshold_percent.unwrap_or(0);
+    let field = Field { endpoints: &backend.endpoints, load, tried, panic_percent, panics: OnceCell::new() };
     let ranks = [Rank::Good, Rank::Untried, Rank::Usable, Rank::Any];
     ranks.into_iter().find_map(|rank| {
         let picked = match backend.lb {
@@ -69,11 +77,15 @@ struct Field<'a, A: Attach, L> {
     endpoints: &'a [Arc<Endpoint<A>>],
     load: &'a L,
     tried: &'a [usize],
+    panic_percent: u32,
+    /// Looked at only when somebody unusable is met.
+    panics: OnceCell<bool>,
 }
 
 impl<A: Attach, L: Load<A::Endpoint>> Field<'_, A, L> {
     fn is(&self, rank: Rank, index: usize) -> bool {
-        let usable = || self.load.usable(&self.endpoints[index].live);
+        let live = &self.endpoints[index].live;
+        let usable = || self.load.usable(live) || (self.panics() && self.load.known(live));
         let untried = || !self.tried.contains(&index);
         match rank {
             Rank::Good => untried() && usable(),
@@ -81,6 +93,14 @@ impl<A: Attach, L: Load<A::Endpoint>> Field<'_, A, L> {
             Rank::Usable => usable(),
             Rank::Any => true,
         }
+    }
+
+    fn panics(&self) -> bool {
+        self.panic_percent > 0
+            && *self.panics.get_or_init(|| {
+                let usable = self.endpoints.iter().filter(|endpoint| self.load.usable(&endpoint.live));
+                panics(usable.count(), self.endpoints.len(), self.panic_percent)
+            })
     }
 
     /// The first guess is nearly always right, and then nobody else is looked at. Otherwise the turn of

@@ -1,14 +1,16 @@
 //! `GET /explain`: reads a request from a query and lets the table that serves explain it, by the code path
 //! that decides. It sends nothing anywhere.
 
+use std::time::Instant;
+
 use control_api::unix_s;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use routing::{At, Explanation, RequestHead, Seed};
+use routing::{At, Explanation, RequestHead, Seed, panics};
 use serde::Serialize;
 
 use super::{Answer, TEXT};
-use crate::tables::Tables;
+use crate::tables::{Table, Tables};
 
 /// The most header fields that a question may carry.
 const HEADERS_MAX: usize = 100;
@@ -46,12 +48,27 @@ pub(super) fn explain(tables: &Tables, query: &str) -> Result<Answer, String> {
         headers: &question.headers,
     };
     let now = At(unix_s(crate::clock::wall()));
-    let explanation = tables.pin().explain(&head, Seed::of(question.request_id.as_bytes()), &now);
+    let table = tables.pin();
+    let mut explanation = table.explain(&head, Seed::of(question.request_id.as_bytes()), &now);
+    add_states(&mut explanation, &table, crate::clock::now());
     if question.text {
         let body = format!("request id {}\n{explanation}\n", question.request_id).into_bytes();
         return Ok(Answer { status: StatusCode::OK, media: TEXT, body });
     }
     Ok(Answer::json(StatusCode::OK, &Explained { request_id: question.request_id, explanation }))
+}
+
+/// Which instances get no requests right now, and whether that is ignored.
+fn add_states(explanation: &mut Explanation, table: &Table, now: Instant) {
+    let Some(backend) = explanation.decision.backend.map(|at| table.backend(at)) else { return };
+    for (note, endpoint) in explanation.instances.iter_mut().zip(backend.endpoints.iter()) {
+        note.state = endpoint.live.state(now);
+    }
+    let usable = explanation.instances.iter().filter(|note| note.state.is_none()).count();
+    let threshold = backend.resilience.panic_threshold_percent.unwrap_or(0);
+    if panics(usable, explanation.instances.len(), threshold) {
+        explanation.policies.push(format!("less than {threshold}% are usable: all are used"));
+    }
 }
 
 impl Question {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use routing::Address;
+use routing::{Address, Tally};
 
 use super::limits::{Ejections, Limits};
 use crate::resolve::Host;
@@ -22,6 +22,9 @@ pub struct EndpointLive {
     place: Place,
     active: AtomicU32,
     errors_in_a_row: AtomicU32,
+    /// Requests, and failures among them, of backends that eject by success rate.
+    requests: AtomicU64,
+    failures: AtomicU64,
     /// Nanoseconds since the origin; 0: never ejected.
     ejected_until: AtomicU64,
     /// Nanoseconds since the origin; 0: it was there when the proxy began.
@@ -50,6 +53,8 @@ impl EndpointLive {
             place,
             active: AtomicU32::new(0),
             errors_in_a_row: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
             came_up: AtomicU64::new(0),
             ejections: Mutex::default(),
@@ -92,11 +97,35 @@ impl EndpointLive {
 
     /// Whether it takes requests: its address is known and it is not ejected.
     pub fn usable(&self, now: Instant) -> bool {
-        !self.is_ejected(now) && (matches!(self.place, Place::Literal(_)) || self.address().is_some())
+        !self.ejected(now) && self.known()
+    }
+
+    /// Whether it can be dialled.
+    pub fn known(&self) -> bool {
+        matches!(self.place, Place::Literal(_)) || self.address().is_some()
+    }
+
+    /// Why it gets no requests while others can; `None` when it does.
+    pub fn state(&self, now: Instant) -> Option<&'static str> {
+        match () {
+            () if !self.known() => Some("unresolved"),
+            () if self.ejected(now) => Some("ejected"),
+            () => None,
+        }
+    }
+
+    /// What it has answered to backends that eject by success rate.
+    pub fn tally(&self) -> Tally {
+        // In this order, so that there are never more failures than requests.
+        let failures = self.failures.load(Ordering::Acquire);
+        Tally { failures, requests: self.requests.load(Ordering::Relaxed) }
     }
 
     /// The instance answered below 500.
-    pub fn succeeded(&self) {
+    pub fn succeeded(&self, limits: &Limits) {
+        if limits.success_rate.is_some() {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+        }
         // Read first: the usual zero must not be written by every thread.
         if self.errors_in_a_row.load(Ordering::Relaxed) != 0 {
             self.errors_in_a_row.store(0, Ordering::Relaxed);
@@ -125,18 +154,22 @@ impl EndpointLive {
     }
 
     /// The instance could not be reached: as [`EndpointLive::failed`], and a host name's next address is tried.
-    pub fn unreachable(&self, now: Instant, limits: &Limits) -> bool {
+    pub fn unreachable<T>(&self, now: Instant, limits: &Limits, turn: impl FnOnce() -> Option<T>) -> bool {
         if let Place::Named(host, _) = &self.place {
             host.advance();
         }
-        self.failed(now, limits)
+        self.failed(now, limits, turn)
     }
 
     /// The instance answered 5xx, broke off, or took too long. As many failures in a row as the backend's
-    /// limits say eject it; says whether this one did.
-    pub fn failed(&self, now: Instant, limits: &Limits) -> bool {
+    /// limits say eject it, if `turn` gives the right to; says whether this one did.
+    pub fn failed<T>(&self, now: Instant, limits: &Limits, turn: impl FnOnce() -> Option<T>) -> bool {
+        if limits.success_rate.is_some() {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            self.failures.fetch_add(1, Ordering::Release);
+        }
         // Requests that were on their way when it was ejected do not eject it again.
-        if self.is_ejected(now) {
+        if self.ejected(now) {
             return false;
         }
         let errors = self.errors_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
@@ -144,6 +177,16 @@ impl EndpointLive {
         if errors < limits.consecutive_errors
             || self.errors_in_a_row.swap(0, Ordering::Relaxed) < limits.consecutive_errors
         {
+            return false;
+        }
+        // Held until the ejection can be seen.
+        let Some(_turn) = turn() else { return false };
+        self.eject(now, limits)
+    }
+
+    /// Leaves the instance alone for as long as the backend's limits say; whether it was not before.
+    pub fn eject(&self, now: Instant, limits: &Limits) -> bool {
+        if self.ejected(now) {
             return false;
         }
         let mut ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,8 +200,8 @@ impl EndpointLive {
         self.ejected_until.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether it gets no requests because it failed.
-    pub fn is_ejected(&self, now: Instant) -> bool {
+    /// Whether it is left alone for its failures.
+    pub fn ejected(&self, now: Instant) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
         until != 0 && self.since_origin(now) < Duration::from_nanos(until)
     }

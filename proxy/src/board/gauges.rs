@@ -94,7 +94,7 @@ fn endpoints(state: &State, page: &Page) {
     let now = clock::now();
     let mut ejected = BTreeMap::new();
     for (key, endpoint) in lock(&state.endpoints).in_use().filter(|(_, endpoint)| endpoint.was_ejected()) {
-        *ejected.entry(key.0.clone()).or_insert(0) += i64::from(endpoint.is_ejected(now));
+        *ejected.entry(key.0.clone()).or_insert(0) += i64::from(endpoint.ejected(now));
     }
     let series = lock(&state.series);
     for (service, count) in ejected {

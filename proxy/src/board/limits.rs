@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use control_api::Resilience;
+use control_api::{Resilience, SuccessRate};
 
 /// Each of `max_connections`, `max_pending_requests` and `max_requests`, when a rule does not say.
 const COUNT_DEFAULT: u64 = 1024;
 const CONSECUTIVE_ERRORS_DEFAULT: u64 = 5;
 const DETECTION_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+/// All of them may be (spec/control-and-proxy.md 2.4).
+const EJECTION_PERCENT_DEFAULT: u32 = 100;
 const SLEEP_WINDOW_DEFAULT: Duration = Duration::from_secs(30);
 /// The longest ejection, unless the sleep window itself is longer: an instance that failed for a day is
 /// looked at again within minutes.
 const EJECTION_MAX: Duration = Duration::from_secs(300);
 
 /// What a rule allows a backend, defaults filled in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// Requests at once. The least of `max_requests` and `max_connections` + `max_pending_requests`: where a
     /// connection carries one request at a time, that is where waiting would have ended.
@@ -27,6 +29,10 @@ pub struct Limits {
     pub detection_interval: Duration,
     /// The first ejection's length.
     pub sleep_window: Duration,
+    /// Who is ejected for doing worse than the others.
+    pub success_rate: Option<SuccessRate>,
+    /// How many percent of the instances may be ejected at once; one always may.
+    pub max_ejection_percent: u32,
 }
 
 impl Limits {
@@ -41,6 +47,8 @@ impl Limits {
             consecutive_errors: number(written.consecutive_errors.unwrap_or(CONSECUTIVE_ERRORS_DEFAULT)),
             detection_interval: written.detection_interval.unwrap_or(DETECTION_INTERVAL_DEFAULT),
             sleep_window: written.sleep_window.unwrap_or(SLEEP_WINDOW_DEFAULT),
+            success_rate: written.success_rate,
+            max_ejection_percent: written.max_ejection_percent.unwrap_or(EJECTION_PERCENT_DEFAULT),
         }
     }
 }

@@ -35,6 +35,13 @@ impl Slot<ServiceSeries> {
             self.series.set_instances(count);
         }
     }
+
+    /// Says how many of its backends use all instances because too few are usable; of services that share, not at all.
+    pub fn set_panicking(&self, count: usize) {
+        if self.own {
+            self.series.set_panicking(count);
+        }
+    }
 }
 
 /// A part that has no room again when it is asked for by a later table still shares: it is looked at anew only after no

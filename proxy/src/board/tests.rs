@@ -50,6 +50,11 @@ impl World {
     }
 }
 
+/// Nobody bounds how many are ejected.
+fn always() -> Option<()> {
+    Some(())
+}
+
 fn name(text: &str) -> ServiceName {
     ServiceName::new(text).unwrap()
 }
@@ -82,12 +87,12 @@ fn failures_in_a_row_eject_for_the_sleep_window_and_one_success_breaks_the_row()
     let endpoint = world.endpoint("a", "127.0.0.1:1");
     let limits = Limits::default();
     let at = |after| world.start + after;
-    let fail = |times: u32, now| (0..times).filter(|_| endpoint.failed(now, &limits)).count();
+    let fail = |times: u32, now| (0..times).filter(|_| endpoint.failed(now, &limits, always)).count();
     assert_eq!(fail(4, at(secs(1))), 0);
-    endpoint.succeeded();
+    endpoint.succeeded(&limits);
     assert_eq!(fail(4, at(secs(1))), 0);
     assert!(endpoint.usable(at(secs(1))));
-    assert!(endpoint.unreachable(at(secs(1)), &limits));
+    assert!(endpoint.unreachable(at(secs(1)), &limits, always));
     assert!(!endpoint.usable(at(secs(1))));
     assert_eq!(fail(9, at(secs(2))), 0, "late failures do not prolong it");
     assert!(!endpoint.usable(at(Duration::from_millis(30_999))));
@@ -111,7 +116,7 @@ fn a_rules_own_limits_eject_sooner() {
         ..Resilience::default()
     };
     let backend = world.backend("r", resilience);
-    assert!(endpoint.failed(world.start, backend.limits()));
+    assert!(endpoint.failed(world.start, backend.limits(), always));
     assert!(!endpoint.usable(world.start + Duration::from_millis(499)));
     assert!(endpoint.usable(world.start + Duration::from_millis(500)));
 }
@@ -124,7 +129,7 @@ fn failures_from_many_threads_eject_once() {
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
-                    let fail = |_: &u32| endpoint.failed(world.start, &Limits::default());
+                    let fail = |_: &u32| endpoint.failed(world.start, &Limits::default(), always);
                     (0..1000).filter(fail).count()
                 })
             })
@@ -170,7 +175,7 @@ fn an_instance_comes_up_once_unless_it_was_gone_or_ejected() {
     let back = world.endpoint("known", "127.0.0.1:1");
     assert_eq!(back.age(at(50)), Some(secs(10)), "no table had it");
     let once = Limits { consecutive_errors: 1, ..Limits::default() };
-    assert!(back.failed(at(50), &once));
+    assert!(back.failed(at(50), &once, always));
     assert_eq!((back.age(at(79)), back.age(at(90))), (Some(secs(0)), Some(secs(10))), "30 s of ejection");
     assert_eq!(BoardView::at(at(90)).age(&back), Some(secs(10)));
 }
@@ -321,9 +326,9 @@ fn ejected_instances_are_seen_for_as_long_as_they_are_out() {
     let now = crate::clock::now();
     let for_long = Limits { consecutive_errors: 1, sleep_window: secs(3600), ..Limits::default() };
     let over = Limits { sleep_window: Duration::from_nanos(1), ..for_long };
-    assert!(one.failed(world.start, &over));
+    assert!(one.failed(world.start, &over, always));
     assert_eq!(seen(), Some(0), "it is over");
-    assert!(one.failed(now, &for_long) && other.failed(now, &for_long));
+    assert!(one.failed(now, &for_long, always) && other.failed(now, &for_long, always));
     assert_eq!(seen(), Some(2));
     drop((one, service));
     assert_eq!(seen(), Some(1), "what no table uses is not told of");
@@ -357,4 +362,81 @@ fn retries_are_a_part_of_the_requests_in_flight_and_a_few_a_second() {
     let busy: Vec<_> = (0..100).map(|_| backend.admit().unwrap()).collect();
     assert_eq!(retries(world.start + secs(1)).len(), 20, "those of a second are used up");
     drop(busy);
+}
+
+#[test]
+fn never_more_are_ejected_at_once_than_the_rule_lets_whatever_happens() {
+    for seed in 0..200 {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let world = world();
+        let (count, percent) = (dice.usize(1..9), dice.i64(1..101));
+        let resilience = Resilience {
+            max_ejection_percent: u32::try_from(percent).ok(),
+            consecutive_errors: Some(dice.u64(1..4)),
+            sleep_window: Some(secs(dice.u64(1..20))),
+            ..Resilience::default()
+        };
+        let backend = world.backend("r", resilience);
+        let all: Vec<_> =
+            (1..=count).map(|at| world.endpoint(&at.to_string(), &format!("127.0.0.1:{at}"))).collect();
+        let most = (count * percent as usize / 100).max(1);
+        let mut now = world.start;
+        let (mut seen, mut ejections) = (0, 0);
+        for _ in 0..300 {
+            let endpoint = &all[dice.usize(0..count)];
+            let ejected = |now| all.iter().filter(|endpoint| endpoint.ejected(now)).count();
+            let before = ejected(now);
+            let did = match dice.u8(0..10) {
+                0..7 => {
+                    endpoint.failed(now, backend.limits(), || backend.turn_to_eject(|| ejected(now), count))
+                }
+                7 => backend
+                    .turn_to_eject(|| ejected(now), count)
+                    .is_some_and(|_turn| endpoint.eject(now, backend.limits())),
+                8 => {
+                    endpoint.succeeded(backend.limits());
+                    false
+                }
+                _ => {
+                    now += Duration::from_millis(dice.u64(0..5000));
+                    continue;
+                }
+            };
+            assert_eq!(ejected(now), before + usize::from(did), "seed {seed}");
+            assert!(ejected(now) <= most, "seed {seed}: {} of {count}, {percent}%", ejected(now));
+            seen = seen.max(ejected(now));
+            ejections += usize::from(did);
+        }
+        assert!(
+            ejections > 0 && (seen == most || ejections < 20),
+            "seed {seed}: {seen} of {most}, {ejections}"
+        );
+    }
+}
+
+#[test]
+fn only_backends_that_compare_their_instances_count_what_these_answer() {
+    let world = world();
+    let endpoint = world.endpoint("a", "127.0.0.1:1");
+    let rule: control_api::Rule =
+        serde_json::from_value(serde_json::json!({"id": "r", "destination": "s", "route":
+        {"backends": [{"tags": ["v1"], "resilience": {"success_rate": {}, "detection_interval": 1}}]}}))
+        .unwrap();
+    let comparing = world.backend("r", rule.route().unwrap().backends[0].resilience.unwrap());
+    let other = world.backend("other", Resilience::default());
+    for backend in [&comparing, &other] {
+        endpoint.succeeded(backend.limits());
+        assert!(!endpoint.failed(world.start, backend.limits(), always));
+    }
+    assert_eq!(endpoint.tally(), Tally { requests: 2, failures: 1 });
+    let judged = |backend: &BackendLive, at| {
+        let mut asked = false;
+        backend.outliers(world.start + at, || {
+            asked = true;
+            Vec::new()
+        });
+        asked
+    };
+    assert!(judged(&comparing, secs(0)) && !judged(&comparing, Duration::from_millis(999)));
+    assert!(judged(&comparing, secs(1)) && !judged(&other, secs(1)));
 }

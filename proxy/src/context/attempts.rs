@@ -9,6 +9,7 @@ use routing::{Address, Budget, Decision, Failure, Outcome, Purpose, Verdict};
 use super::{ATTEMPTS_MAX, Attempt, Cause, Context, Replay, Target, Upstream};
 use crate::access_log::Flag;
 use crate::board::{BoardView, EndpointLive, Retrying};
+use crate::metrics::Ejection;
 use crate::respond::Reply;
 
 /// The percentage of the requests in flight that may be retries, when the route does not say.
@@ -109,7 +110,9 @@ impl Context {
         }
         if let Some(attempt) = &self.attempt {
             let endpoint = attempt.in_flight.endpoint();
-            endpoint.succeeded();
+            if let Some(at) = self.decision.and_then(|decision| decision.backend) {
+                endpoint.succeeded(self.table.backend(at).live.limits());
+            }
             if self.balances_by_latency() {
                 endpoint.took(now.saturating_duration_since(attempt.began), now);
             }
@@ -251,16 +254,21 @@ impl Context {
         // Whoever calls chooses how long its call may take, and must not choose who is ejected.
         let blameless = matches!(cause, Cause::Stalled | Cause::Expired);
         let Some(attempt) = self.attempt.as_ref().filter(|_| !blameless) else { return };
-        let (endpoint, limits) = (attempt.in_flight.endpoint(), self.table.backend(backend).live.limits());
+        let (endpoint, backend) = (attempt.in_flight.endpoint(), self.table.backend(backend));
+        let (all, limits) = (&backend.endpoints, backend.live.limits());
+        let turn = || {
+            let ejected = || all.iter().filter(|endpoint| endpoint.live.ejected(now)).count();
+            backend.live.turn_to_eject(ejected, all.len())
+        };
         let ejected = match cause {
-            Cause::Unreachable => endpoint.unreachable(now, limits),
-            _ => endpoint.failed(now, limits),
+            Cause::Unreachable => endpoint.unreachable(now, limits, turn),
+            _ => endpoint.failed(now, limits, turn),
         };
         if ejected {
-            let service = self.table.find(self.table.backend(backend).service.as_str());
+            let service = self.table.find(backend.service.as_str());
             // Rare enough to be looked up: a backend may have another service's instances.
             if let Some(service) = service {
-                self.table.service(service).live.series().ejected();
+                self.table.service(service).live.series().ejected(Ejection::ConsecutiveErrors);
             }
             tracing::warn!(instance = %attempt.address, "instance ejected");
         }

@@ -19,7 +19,7 @@ fn exercised() -> Arc<Metrics> {
     rule.faulted(Fault::Abort);
     rule.rate_limited();
     metrics.rule("reviews", "gone").answered(503);
-    service.ejected();
+    service.ejected(Ejection::ConsecutiveErrors);
     service.budget_exhausted();
     service.set_instances(3);
     service.count(503);
@@ -45,7 +45,7 @@ fn every_series_of_the_spec_is_there_with_its_labels() {
         r#"a8_proxy_faults_total{action="abort",rule="a-1",service="reviews"} 1"#,
         r#"a8_proxy_requests_total{backend="",code="503",rule="gone",service="reviews"} 1"#,
         r#"a8_proxy_rate_limited_total{rule="a-1",service="reviews"} 1"#,
-        r#"a8_proxy_ejections_total{service="reviews"} 1"#,
+        r#"a8_proxy_ejections_total{kind="consecutive_errors",service="reviews"} 1"#,
         r#"a8_proxy_retry_budget_exhausted_total{service="reviews"} 1"#,
         "a8_proxy_series_folded 0",
         r#"a8_proxy_instances{service="reviews"} 3"#,
@@ -123,7 +123,7 @@ fn a_service_that_is_gone_leaves_no_series() {
     rule.answered(200);
     rule.rate_limited();
     service.budget_exhausted();
-    service.ejected();
+    service.ejected(Ejection::ConsecutiveErrors);
     service.set_instances(1);
     service.count(404);
     (200..230).for_each(|code| backend.count(code));

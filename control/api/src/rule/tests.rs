@@ -60,6 +60,16 @@ fn what_2_3_refuses_is_refused() {
         with_route(json!({"backends": [{"tags": ["a"], "lb_type": "fastest"}]})),
         with_route(json!({"backends": [{"tags": ["a"], "resilience": {"max_requests": -1}}]})),
         with_route(json!({"backends": [{"tags": ["a"], "resilience": {"sleep_window": -1}}]})),
+        with_route(json!({"backends": [{"tags": ["a"], "resilience": {"max_ejection_percent": -1}}]})),
+        with_route(json!({"backends": [{"tags": ["a"], "resilience": {"max_ejection_percent": 101}}]})),
+        with_route(json!({"backends": [{"tags": ["a"], "resilience": {"panic_threshold_percent": 101}}]})),
+        with_route(json!({"backends": [{"tags": ["a"], "resilience": {"success_rate": {"factor": -1}}}]})),
+        with_route(
+            json!({"backends": [{"tags": ["a"], "resilience": {"success_rate": {"minimum_instances": -1}}}]}),
+        ),
+        with_route(
+            json!({"backends": [{"tags": ["a"], "resilience": {"success_rate": {"minimum_requests": -1}}}]}),
+        ),
         with_route(json!({"backends": [{"tags": ["a"]}], "http_req_timeout": -1})),
         with_route(json!({"backends": [{"tags": ["a"]}], "http_req_retries": -1})),
         with_route(json!({"backends": [{"tags": ["a"]}], "uri": {}})),

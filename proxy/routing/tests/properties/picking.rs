@@ -80,7 +80,11 @@ impl Load<usize> for Loads {
 }
 
 fn table(count: usize, lb: LbType) -> RouteTable<Numbers> {
-    let mut backend = json!({"tags": ["y", "x"], "lb_type": lb.as_str(), "resilience": {"max_requests": 7}});
+    table_with(count, lb, json!({"max_requests": 7}))
+}
+
+fn table_with(count: usize, lb: LbType, resilience: serde_json::Value) -> RouteTable<Numbers> {
+    let mut backend = json!({"tags": ["y", "x"], "lb_type": lb.as_str(), "resilience": resilience});
     match lb {
         LbType::RingHash => backend["hash_on"] = json!({"header": "x-user"}),
         _ => backend["slow_start"] = json!(WINDOW.as_secs()),
@@ -145,6 +149,30 @@ proptest! {
         });
         let expected: Vec<_> = usable.iter().map(|usable| if *usable { count } else { 0 }).collect();
         prop_assert_eq!(turns, expected);
+    }
+
+    #[test]
+    fn whoever_is_ejected_is_used_exactly_when_too_few_are_left(
+        usable in prop::collection::vec(any::<bool>(), 1..9), threshold in 1..101_usize, lb in lb(), bits: u64,
+    ) {
+        let count = usable.len();
+        let table = table_with(count, lb, json!({"panic_threshold_percent": threshold}));
+        let backend = &table.service(table.find("s").unwrap()).backends()[0];
+        let loads = Loads(usable.iter().map(|usable| (0, *usable)).collect());
+        let left = usable.iter().filter(|usable| **usable).count();
+        let few = left * 100 < count * threshold;
+        let pick = |ticket| pick(backend, &loads, &[], ticket, Draw::from_bits(bits)).unwrap();
+        if few {
+            let turns: Vec<_> = (0..count as u64).map(pick).collect();
+            let all: Vec<_> = (0..count).collect();
+            prop_assert!(lb != LbType::RoundRobin || turns == all, "{turns:?}");
+            let calm = with_backend(count, lb, |calm| {
+                routing::pick(calm, &Loads(vec![(0, true); count]), &[], 3, Draw::from_bits(bits)).unwrap()
+            });
+            prop_assert_eq!(pick(3), calm, "as if nobody were ejected");
+        } else {
+            prop_assert!(usable[pick(3)]);
+        }
     }
 
     #[test]
