@@ -1,9 +1,8 @@
 //! The one thread beside the request threads: it runs the feed, looks up host names, sweeps live state and
-//! reopens the access log on SIGHUP,
-//! and takes up changed certificates. It serves nobody.
+//! reopens the access log on SIGHUP, takes up changed certificates, and sends spans. It serves nobody.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::feed::{Follower, Status, Watch};
 use crate::live::{Live, no_thread};
 use crate::resolve::Resolver;
 use crate::tls::{REFRESH_EVERY, Tls};
+use crate::tracer::export::Exporter;
 
 /// How often live state that no table uses is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -51,11 +51,12 @@ impl Background {
             tls: live.tls.clone(),
             _end: End(Arc::clone(&live.status)),
         };
+        let exporter = live.exporter.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (stop, stopped) = oneshot::channel();
         let runtime = runtime().map_err(|error| no_thread(&error))?;
         let thread = std::thread::Builder::new()
             .name("a8-background".to_owned())
-            .spawn(move || run(runtime, watch, &others, stopped))
+            .spawn(move || run(runtime, watch, &others, exporter, stopped))
             .map_err(|error| no_thread(&error))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -95,7 +96,13 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-fn run(runtime: Runtime, watch: Watch, others: &Others, stopped: oneshot::Receiver<()>) {
+fn run(
+    runtime: Runtime,
+    watch: Watch,
+    others: &Others,
+    mut exporter: Option<Exporter>,
+    stopped: oneshot::Receiver<()>,
+) {
     runtime.block_on(async {
         tokio::select! {
             // The end first: nothing that is ready may delay it.
@@ -106,6 +113,10 @@ fn run(runtime: Runtime, watch: Watch, others: &Others, stopped: oneshot::Receiv
             () = sweep(&others.board) => {}
             () = reopen(&others.access_log) => {}
             () = refresh(others.tls.as_ref()) => {}
+            () = export(exporter.as_mut()) => {}
+        }
+        if let Some(exporter) = exporter {
+            exporter.finish().await;
         }
     });
     // A lookup that hangs is not waited for.
@@ -117,6 +128,13 @@ async fn sweep(board: &Board) {
         tokio::time::sleep(SWEEP).await;
         board.sweep();
     }
+}
+
+async fn export(exporter: Option<&mut Exporter>) {
+    if let Some(exporter) = exporter {
+        exporter.run().await;
+    }
+    std::future::pending().await
 }
 
 async fn refresh(tls: Option<&Arc<Tls>>) {

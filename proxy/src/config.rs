@@ -12,6 +12,7 @@ use control_api::client::{ControlClient, Node};
 use registry_api::setting::BadSetting;
 
 use crate::board::SERIES_MAX_DEFAULT;
+use crate::tracer::sampler::{BadSampler, Sampler};
 
 /// How the keys of the YAML file map to flags. Every flag's own name is a key as well.
 pub const FILE_KEYS: &[(&str, &str)] = &[
@@ -38,6 +39,8 @@ pub const ACCESS_LOG_FILE: &str = "a8_access.log";
 /// The most worker threads that are accepted.
 pub const THREADS_MAX: usize = 1024;
 
+/// The name of spans of a proxy that stands for nobody.
+const NAMELESS: &str = "a8-proxy";
 const POLL_MIN: Duration = Duration::from_secs(1);
 const POLL_MAX: Duration = Duration::from_secs(3600);
 
@@ -121,6 +124,22 @@ pub struct Settings {
     /// `__overflow__`
     #[arg(long = "metrics_series_max", env = "A8_METRICS_SERIES_MAX", default_value_t = SERIES_MAX_DEFAULT)]
     pub metrics_series_max: usize,
+    /// The collector that gets spans (OTLP over HTTP, in JSON), as `http://host:4318`; without it none are recorded
+    #[arg(long = "otel_exporter_otlp_endpoint", env = "OTEL_EXPORTER_OTLP_ENDPOINT", default_value = "")]
+    pub otel_exporter_otlp_endpoint: String,
+    /// The name that spans carry; by default that of `service`, or `a8-proxy`
+    #[arg(long = "otel_service_name", env = "OTEL_SERVICE_NAME", default_value = "")]
+    pub otel_service_name: String,
+    /// Which traces are recorded: `always_on`, `always_off`, `traceidratio`, or one of these behind `parentbased_`
+    #[arg(
+        long = "otel_traces_sampler",
+        env = "OTEL_TRACES_SAMPLER",
+        default_value = "parentbased_always_on"
+    )]
+    pub otel_traces_sampler: String,
+    /// The share of traces that `traceidratio` records, 0 to 1; all of them without it
+    #[arg(long = "otel_traces_sampler_arg", env = "OTEL_TRACES_SAMPLER_ARG", default_value = "")]
+    pub otel_traces_sampler_arg: String,
     /// Folder of the last good snapshot; created, used by one process at a time
     #[arg(long = "data_dir", env = "A8_DATA_DIR", default_value = "a8-data/proxy")]
     pub data_dir: PathBuf,
@@ -153,6 +172,10 @@ impl fmt::Debug for Settings {
             .field("logging_dir", &self.logging_dir)
             .field("access_log", &self.access_log)
             .field("metrics_series_max", &self.metrics_series_max)
+            .field("otel_exporter_otlp_endpoint", &self.otel_exporter_otlp_endpoint)
+            .field("otel_service_name", &self.otel_service_name)
+            .field("otel_traces_sampler", &self.otel_traces_sampler)
+            .field("otel_traces_sampler_arg", &self.otel_traces_sampler_arg)
             .field("data_dir", &self.data_dir)
             .field("engine", &self.engine)
             .finish()
@@ -208,6 +231,17 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
+/// Where spans go, and which.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracing {
+    /// The collector's base URL.
+    pub endpoint: String,
+    /// The name they carry.
+    pub service_name: String,
+    /// Which requests become spans.
+    pub sampler: Sampler,
+}
+
 /// The files of TLS on the HTTP listener; all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -242,6 +276,8 @@ pub struct Config {
     pub access_log: Option<LogTarget>,
     /// How many parts of a table have series of their own.
     pub metrics_series_max: usize,
+    /// Where spans go; `None` when nothing is recorded.
+    pub tracing: Option<Tracing>,
     /// Folder of the last good snapshot.
     pub data_dir: PathBuf,
     node: String,
@@ -280,8 +316,20 @@ impl Settings {
             Some(dir) if !dir.as_os_str().is_empty() => LogTarget::File(dir.join(ACCESS_LOG_FILE)),
             _ => LogTarget::File(data_dir.join(ACCESS_LOG_FILE)),
         };
+        let identity = identity(&self.service, self.service_tags)?;
+        let sampler = Sampler::new(&self.otel_traces_sampler, &self.otel_traces_sampler_arg);
+        let sampler = sampler.map_err(|error| {
+            let name = matches!(error, BadSampler::Name(_));
+            let setting = if name { "otel_traces_sampler" } else { "otel_traces_sampler_arg" };
+            BadSetting::new(setting, error.to_string())
+        })?;
+        let named = Some(self.otel_service_name).filter(|name| !name.is_empty());
+        let own = || identity.service.as_ref().map_or_else(|| NAMELESS.to_owned(), ToString::to_string);
+        let endpoint = Some(self.otel_exporter_otlp_endpoint).filter(|endpoint| !endpoint.is_empty());
+        let service_name = named.unwrap_or_else(own);
         let config = Config {
-            identity: identity(&self.service, self.service_tags)?,
+            tracing: endpoint.map(|endpoint| Tracing { endpoint, service_name, sampler }),
+            identity,
             http: address("http_listener_host", &self.http_listener_host, self.http_listener_port)?,
             tls: tls(
                 self.proxy_tls,

@@ -22,6 +22,8 @@ use crate::mirror::Draft;
 use crate::respond::Reply;
 use crate::signals::{Signals, Watch};
 use crate::tables::Table;
+use crate::trace::{Carried, Onward};
+use crate::tracer::{Span, Tracer};
 
 /// The most attempts of one request, whatever its route says.
 pub(crate) const ATTEMPTS_MAX: u32 = 100;
@@ -57,8 +59,10 @@ pub(crate) struct Context {
     signals: Option<Arc<Signals>>,
     decision: Option<Decision>,
     seed: Seed,
-    /// The ids of a trace that begins here; the same for every attempt.
-    trace: [u64; 3],
+    /// What goes on of the trace that it is part of; the same for every attempt.
+    trace: Onward,
+    /// Where it stands in it, if it is recorded.
+    span: Option<Span>,
     deadline: Instant,
     /// Until when the client itself waits, if it said so.
     call_until: Option<Instant>,
@@ -172,7 +176,8 @@ impl Context {
             signals: None,
             decision: None,
             seed: Seed::of(b""),
-            trace: [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)],
+            trace: Onward { parent: None, keeps_state: true },
+            span: None,
             deadline: now + TIMEOUT_DEFAULT,
             call_until: None,
             try_until: None,
@@ -209,6 +214,15 @@ impl Context {
     /// What is left of the time for which the client itself waits.
     pub(crate) fn call_left(&self, now: Instant) -> Option<Duration> {
         Some(self.call_until?.saturating_duration_since(now))
+    }
+
+    /// Takes part in the trace that the request carries, or begins one. Without a tracer nothing is recorded.
+    pub(crate) fn join(&mut self, carried: Carried, tracer: Option<&Tracer>) {
+        let chance = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
+        match tracer {
+            None => self.trace = Onward::unrecorded(carried, chance),
+            Some(tracer) => (self.trace, self.span) = tracer.join(carried, chance),
+        }
     }
 
     /// Decides the request; how long to hold it first.
@@ -368,9 +382,19 @@ impl Context {
         Some(self.table.actions(rule).id().as_str())
     }
 
-    /// Chance for the ids of a trace that begins with this request.
-    pub(crate) fn trace(&self) -> [u64; 3] {
-        self.trace
+    /// What goes on of the trace.
+    pub(crate) fn trace(&self) -> &Onward {
+        &self.trace
+    }
+
+    /// Where it stands in its trace; `None` when it is not recorded.
+    pub(crate) fn span(&self) -> Option<Span> {
+        self.span
+    }
+
+    /// Attempts that failed and were followed by another.
+    pub(crate) fn retried(&self) -> u32 {
+        self.retried
     }
 
     pub(crate) fn upstream(&self) -> Option<Upstream> {

@@ -38,59 +38,6 @@ pub(crate) fn new_request_id(chance: u128) -> HeaderValue {
         .expect("hexadecimal digits and hyphens are a value")
 }
 
-/// What becomes of the trace that a request may be part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trace {
-    /// It goes on as it is.
-    Kept,
-    /// It is none, and a new one begins; whatever state came with it is dropped.
-    Begun,
-}
-
-impl Trace {
-    /// Reads the values of `traceparent`; `b3` tells whether the request carries a trace in Zipkin's fields. Those go on
-    /// untouched, and a second trace beside them would part what belongs together.
-    pub(crate) fn of<'a>(mut parents: impl Iterator<Item = &'a [u8]>, b3: impl FnOnce() -> bool) -> Self {
-        let kept = match parents.next() {
-            Some(parent) => is_traceparent(parent) && parents.next().is_none(),
-            None => b3(),
-        };
-        if kept { Self::Kept } else { Self::Begun }
-    }
-}
-
-/// The fields by which a trace of Zipkin's is known.
-pub(crate) const B3: [HeaderName; 2] =
-    [HeaderName::from_static("b3"), HeaderName::from_static("x-b3-traceid")];
-
-/// W3C Trace Context 3.2: `00-<trace>-<parent>-<flags>` in lower-case digits, with ids that are not zero. Later versions
-/// may hold more.
-fn is_traceparent(value: &[u8]) -> bool {
-    let Some((start, rest)) = value.split_at_checked(TRACEPARENT_BYTES) else { return false };
-    let hex = |range: std::ops::Range<usize>| {
-        start[range].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let zero = |range: std::ops::Range<usize>| start[range].iter().all(|byte| *byte == b'0');
-    [2, 35, 52].iter().all(|at| start[*at] == b'-')
-        && [0..2, 3..35, 36..52, 53..55].into_iter().all(hex)
-        && !zero(3..35)
-        && !zero(36..52)
-        && match &start[..2] {
-            b"ff" => false,
-            b"00" => rest.is_empty(),
-            _ => rest.first().is_none_or(|byte| *byte == b'-'),
-        }
-}
-
-const TRACEPARENT_BYTES: usize = 55;
-
-/// The first span of a new trace, which nobody has asked to be recorded.
-pub(crate) fn new_traceparent([high, low, span]: [u64; 3]) -> [u8; TRACEPARENT_BYTES] {
-    let mut value = [0; TRACEPARENT_BYTES];
-    write!(&mut value[..], "00-{high:016x}{:016x}-{:016x}-00", low.max(1), span.max(1)).expect("it fits");
-    value
-}
-
 /// Writes `X-Forwarded-For` with the caller appended to whatever came before. It is always text.
 pub(crate) fn forwarded_for<'a>(before: impl Iterator<Item = &'a [u8]>, caller: IpAddr, out: &mut Vec<u8>) {
     for value in before {
@@ -263,40 +210,6 @@ mod tests {
         let mut out = Vec::new();
         forwarded_for([&b"\xe9"[..], b"\0", b"a\tb"].into_iter(), caller, &mut out);
         assert_eq!(out, b"a\tb, 10.0.0.9");
-    }
-
-    #[test]
-    fn a_trace_is_kept_if_it_is_one_and_begun_otherwise() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let later = format!("cc{}-what", &good[2..]);
-        let zeros = |range: std::ops::Range<usize>| {
-            let mut text = good.to_owned();
-            text.replace_range(range.clone(), &"0".repeat(range.len()));
-            text
-        };
-        let of = |values: &[&str], b3| Trace::of(values.iter().map(|value| value.as_bytes()), || b3);
-        for values in [&[good][..], &[&later], &[&format!("01{}", &good[2..])]] {
-            assert_eq!(of(values, false), Trace::Kept, "{values:?}");
-        }
-        for values in [
-            &[][..],
-            &[""],
-            &[good, good],
-            &[&good[..54]],
-            &[&format!("{good}-more")],
-            &[&format!("01{}more", &good[2..])],
-            &[&format!("ff{}", &good[2..])],
-            &[&good.to_uppercase()],
-            &[&good.replace('-', "_")],
-            &[&zeros(3..35)],
-            &[&zeros(36..52)],
-        ] {
-            assert_eq!(of(values, false), Trace::Begun, "{values:?}");
-        }
-        assert_eq!(of(&[], true), Trace::Kept);
-        for chance in [[0; 3], [7, 8, 9], [u64::MAX; 3]] {
-            assert!(is_traceparent(&new_traceparent(chance)));
-        }
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::answer::{self, ANSWER_FIELDS_MAX, ANSWER_HEAD_BYTES_MAX, Framing, Stated};
 use crate::chunks::{Chunks, Stretch};
 use crate::fields::Fields;
-use crate::forward::{self, B3, Trace};
 use crate::head::{self, Body, Malformed};
 use crate::lines::{Onward, write_answer};
+use crate::trace::{self, Carried};
 
 /// The fields that are for one hop, whatever a message says.
 const OF_ONE_HOP: [&str; 9] = [
@@ -78,6 +78,9 @@ fn goes_on(bytes: &[u8], read: &head::Head, pairs: &[Pair]) {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
     let caller = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut out = Vec::new();
+    let parents = pairs.iter().filter(|(name, _)| name == "traceparent").map(|(_, value)| &**value);
+    let carried = Carried::of(parents, |name| first_of(pairs, name));
+    let trace = trace::Onward::unrecorded(carried, [0, 0, 1]);
     let onward = Onward {
         method,
         path,
@@ -87,7 +90,7 @@ fn goes_on(bytes: &[u8], read: &head::Head, pairs: &[Pair]) {
         request_id: b"fuzz",
         caller: Some(caller),
         scheme: "http",
-        trace: [0, 0, 1],
+        trace: &trace,
         edits: None,
     };
     onward.write(&mut out);
@@ -98,14 +101,12 @@ fn goes_on(bytes: &[u8], read: &head::Head, pairs: &[Pair]) {
         (method.as_bytes(), target.as_bytes())
     );
     assert_eq!((again.body, again.keep_alive), (read.body, true));
-    let parents = pairs.iter().filter(|(name, _)| name == "traceparent").map(|(_, value)| &**value);
-    let trace =
-        Trace::of(parents, || pairs.iter().any(|(name, _)| B3.iter().any(|other| other.as_str() == name)));
     let mut expected: Vec<Pair> = pairs
         .iter()
         .filter(|(name, _)| !OF_ONE_HOP.contains(&&**name))
         .filter(|(name, _)| name != "x-request-id" && name != "x-forwarded-for")
-        .filter(|(name, _)| trace == Trace::Kept || (name != "traceparent" && name != "tracestate"))
+        .filter(|(name, _)| trace.parent.is_none() || name != "traceparent")
+        .filter(|(name, _)| trace.keeps_state || name != "tracestate")
         .cloned()
         .map(one_form)
         .collect();
@@ -120,8 +121,8 @@ fn goes_on(bytes: &[u8], read: &head::Head, pairs: &[Pair]) {
     if first_of(pairs, "x-forwarded-proto").is_none() {
         expected.push(("x-forwarded-proto".to_owned(), b"http".to_vec()));
     }
-    if trace == Trace::Begun {
-        expected.push(("traceparent".to_owned(), forward::new_traceparent([0, 0, 1]).to_vec()));
+    if let Some(parent) = trace.parent {
+        expected.push(("traceparent".to_owned(), parent.to_vec()));
     }
     assert_eq!(same_pairs(&out, again.fields(&out)), expected);
 }

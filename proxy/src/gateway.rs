@@ -22,15 +22,15 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::time::sleep;
 
 use self::session::{
-    admit, authority_of, edit_answer, edit_request, fit, has_answered, head_of, is_grpc, left, limit,
-    protocol_of, replay, split_target,
+    admit, authority_of, carried, edit_answer, edit_request, fit, has_answered, head_of, is_grpc, left,
+    limit, protocol_of, replay, scheme, split_target,
 };
 use crate::access_log::Flag;
 use crate::clock;
 use crate::context::{Cause, Context, Course};
 use crate::counts::Counts;
 use crate::forward::{
-    self, AnswerFraming, B3, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE, Trace,
+    self, AnswerFraming, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE,
 };
 use crate::grpc;
 use crate::held::Held;
@@ -76,6 +76,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let admitted = admit(session, ctx);
+        ctx.join(carried(session.req_header()), self.reports.tracer.as_deref());
         limit(session, ctx);
         if let Err(reply) = admitted {
             return session::answer(session, &reply, ctx).await;
@@ -183,14 +184,14 @@ impl ProxyHttp for Gateway {
             request.insert_header(FORWARDED_FOR, forwarded)?;
         }
         if !received.headers.contains_key(FORWARDED_PROTO) {
-            let secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-            request.insert_header(FORWARDED_PROTO, HeaderValue::from_static(forward::scheme(secure)))?;
+            request.insert_header(FORWARDED_PROTO, HeaderValue::from_static(scheme(session)))?;
         }
-        let parents = received.headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
-        let b3 = || B3.iter().any(|name| received.headers.contains_key(name));
-        if Trace::of(parents, b3) == Trace::Begun {
+        let trace = ctx.trace();
+        if !trace.keeps_state {
             request.remove_header(&TRACESTATE);
-            request.insert_header(TRACEPARENT, &forward::new_traceparent(ctx.trace())[..])?;
+        }
+        if let Some(parent) = &trace.parent {
+            request.insert_header(TRACEPARENT, &parent[..])?;
         }
         if received.version == Version::HTTP_2 {
             if let Some(cookies) = forward::joined_cookies(&received.headers) {
@@ -332,6 +333,7 @@ impl ProxyHttp for Gateway {
         let authority = authority_of(request).as_bytes();
         let received = Received {
             method: request.method.as_str(),
+            scheme: scheme(session),
             path: std::str::from_utf8(request.raw_path()).unwrap_or("-"),
             protocol: protocol_of(request.version),
             // One that is no text is not routed by, but logged.

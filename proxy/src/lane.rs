@@ -23,7 +23,7 @@ use self::upload::{Broken, Upload};
 use crate::clock;
 use crate::context::{CLIENT_WITHIN, Cause, Context, Course, DRAIN_WITHIN, REPLAY_BYTES_MAX};
 use crate::counts::Counts;
-use crate::forward::{self, FORWARDED_FOR, REQUEST_ID};
+use crate::forward::{self, FORWARDED_FOR, REQUEST_ID, TRACEPARENT};
 use crate::head::{Fields, Head};
 use crate::held::Held;
 use crate::lines::Onward;
@@ -32,6 +32,7 @@ use crate::mirror::{self, Mirrors};
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
 use crate::tables::Tables;
+use crate::trace::Carried;
 use crate::upstream::Secure;
 use crate::wire::Wire;
 
@@ -89,7 +90,8 @@ impl Lane {
         let request = Request::of(&bytes, &head);
         let mut law = Context::new(self.tables.pin(), clock::now(), clock::wall());
         let ended = self.perform(&mut wire, &request, &mut law).await;
-        self.reports.finished(&law, request.received(), ended.status, clock::now());
+        let scheme = forward::scheme(wire.is_secure());
+        self.reports.finished(&law, request.received(scheme), ended.status, clock::now());
         drop(law);
         if !ended.keep {
             return None;
@@ -105,6 +107,7 @@ impl Lane {
         let given = request.fields.first(REQUEST_ID.as_str()).filter(|id| forward::is_request_id(id));
         let given = given.and_then(|id| HeaderValue::from_bytes(id).ok());
         law.identify(given.unwrap_or_else(|| forward::new_request_id(fastrand::u128(..))));
+        law.join(request.trace(), self.reports.tracer.as_deref());
         let delay = law.decide(&request.head(), wire.caller(), &self.counts);
         let mut now = law.started;
         let mut upload = Upload::new(wire.has_no_more(), now);
@@ -357,9 +360,14 @@ impl<'a> Request<'a> {
         matches!(self.method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
     }
 
-    fn received(&self) -> Received<'_> {
+    fn trace(&self) -> Carried {
+        Carried::of(self.fields.all(TRACEPARENT.as_str()), |name| self.fields.first(name))
+    }
+
+    fn received(&self, scheme: &'static str) -> Received<'_> {
         Received {
             method: self.method,
+            scheme,
             path: self.target,
             protocol: "HTTP/1.1",
             authority: self.authority.as_bytes(),

@@ -39,6 +39,8 @@ mod shard;
 mod signals;
 pub mod tables;
 pub mod tls;
+mod trace;
+pub mod tracer;
 mod tunnel;
 mod upstream;
 mod wire;

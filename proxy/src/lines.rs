@@ -8,7 +8,8 @@ use control_api::Edits;
 
 use crate::answer::{Answer, Framing, Stated};
 use crate::fields::Fields;
-use crate::forward::{self, B3, TRACEPARENT, Trace, is_of_framing, is_of_one_hop, stays_behind};
+use crate::forward::{self, TRACEPARENT, is_of_framing, is_of_one_hop, stays_behind};
+use crate::trace;
 
 /// Room for what is added to a head.
 const ADDED_BYTES: usize = 256;
@@ -31,8 +32,8 @@ pub(crate) struct Onward<'a> {
     pub(crate) caller: Option<IpAddr>,
     /// Where nobody before has named it: what the client used.
     pub(crate) scheme: &'static str,
-    /// Begins a trace where there is none.
-    pub(crate) trace: [u64; 3],
+    /// What goes on of the trace.
+    pub(crate) trace: &'a trace::Onward,
     /// What the route does to all of that.
     pub(crate) edits: Option<&'a Edits>,
 }
@@ -46,16 +47,14 @@ impl Onward<'_> {
             out.extend_from_slice(part);
         }
         let mut proto = false;
-        let b3 = || B3.iter().any(|name| self.fields.first(name.as_str()).is_some());
-        let trace = Trace::of(self.fields.all(TRACEPARENT.as_str()), b3);
         for (name, value) in self.fields.iter() {
             match name.len() {
                 4 if self.host.is_some() && name.eq_ignore_ascii_case(b"host") => {
                     line(out, name, self.host.unwrap_or_default().as_bytes());
                 }
                 12 if name.eq_ignore_ascii_case(b"x-request-id") => {}
-                10 if trace == Trace::Begun && name.eq_ignore_ascii_case(b"tracestate") => {}
-                11 if trace == Trace::Begun && name.eq_ignore_ascii_case(b"traceparent") => {}
+                10 if !self.trace.keeps_state && name.eq_ignore_ascii_case(b"tracestate") => {}
+                11 if self.trace.parent.is_some() && name.eq_ignore_ascii_case(b"traceparent") => {}
                 14 if name.eq_ignore_ascii_case(b"http2-settings") => {}
                 14 if name.eq_ignore_ascii_case(b"content-length") => {
                     line(out, name, without_zeros(value));
@@ -80,8 +79,8 @@ impl Onward<'_> {
         if !proto {
             line(out, b"X-Forwarded-Proto", self.scheme.as_bytes());
         }
-        if trace == Trace::Begun {
-            line(out, TRACEPARENT.as_str().as_bytes(), &forward::new_traceparent(self.trace));
+        if let Some(parent) = &self.trace.parent {
+            line(out, TRACEPARENT.as_str().as_bytes(), parent);
         }
         out.extend_from_slice(b"\r\n");
         if let Some(edits) = self.edits {
@@ -179,16 +178,18 @@ mod tests {
     fn onward_by(scheme: &'static str, head: &str, host: Option<&str>, caller: Option<&str>) -> String {
         let read = head::read(head.as_bytes()).unwrap();
         let mut out = b"before ".to_vec();
+        let fields = read.fields(head.as_bytes());
+        let carried = trace::Carried::of(fields.all("traceparent"), |name| fields.first(name));
         Onward {
             method: &head[read.method.clone()],
             path: "/up",
             query: b"?q=1",
-            fields: read.fields(head.as_bytes()),
+            fields,
             host,
             request_id: b"id-1",
             caller: caller.map(|caller| caller.parse().unwrap()),
             scheme,
-            trace: [0, 1, 2],
+            trace: &trace::Onward::unrecorded(carried, [0, 1, 2]),
             edits: None,
         }
         .write(&mut out);
@@ -268,8 +269,8 @@ mod tests {
             (vec![state], vec![], true),
             (vec!["traceparent: x", state], vec![], true),
             (vec![parent, state, parent], vec![], true),
-            (vec!["b3: 0", state], vec!["b3: 0", state], false),
-            (vec!["x-b3-traceid: 1"], vec!["x-b3-traceid: 1"], false),
+            (vec!["b3: 0", state], vec!["b3: 0"], true),
+            (vec!["x-b3-traceid: 1"], vec!["x-b3-traceid: 1"], true),
         ] {
             let lines =
                 |fields: &[&str]| fields.iter().map(|field| format!("{field}\r\n")).collect::<String>();

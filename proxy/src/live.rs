@@ -2,8 +2,8 @@
 //! nowhere and starts no loop: those are the server's and the background's.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use control_api::Snapshot;
@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 use crate::resolve::Resolver;
 use crate::tables::{Table, Tables};
 use crate::tls::{self, Tls};
+use crate::tracer::Tracer;
+use crate::tracer::export::Exporter;
 
 /// The parts that the request path, the feed and the operators share.
 #[derive(Debug)]
@@ -32,6 +34,10 @@ pub struct Live {
     pub resolver: Arc<Resolver>,
     /// One line per request.
     pub access_log: Arc<AccessLog>,
+    /// Records requests; `None` when no collector is named.
+    pub tracer: Option<Arc<Tracer>>,
+    /// Sends what the tracer finishes, until somebody takes it to run it.
+    pub exporter: Mutex<Option<Exporter>>,
     /// What the feed says of itself.
     pub status: Arc<Status>,
     /// For the HTTP listener; `None` for plain text.
@@ -72,6 +78,17 @@ impl Live {
             Some(target) => AccessLog::open(target, metrics.access_log_dropped.clone())?,
             None => AccessLog::off(),
         };
+        let (tracer, exporter) = match &config.tracing {
+            None => (None, None),
+            Some(tracing) => {
+                let (tracer, finished) = Tracer::new(tracing.sampler, metrics.spans_dropped.clone());
+                let (exported, dropped) = (metrics.spans_exported.clone(), metrics.spans_dropped.clone());
+                let name = tracing.service_name.clone();
+                let exporter = Exporter::new(&tracing.endpoint, name, finished, exported, dropped)
+                    .map_err(|error| BadSetting::new("otel_exporter_otlp_endpoint", error.to_string()))?;
+                (Some(tracer), Some(exporter))
+            }
+        };
         let resolver = Arc::new(Resolver::default());
         let board = Board::new(Arc::clone(&metrics), Arc::clone(&resolver), now);
         let board = Arc::new(board.with_series_max(config.metrics_series_max));
@@ -91,6 +108,8 @@ impl Live {
             tables,
             resolver,
             access_log: Arc::new(access_log),
+            tracer,
+            exporter: Mutex::new(exporter),
             status,
             tls,
             drain: Arc::default(),

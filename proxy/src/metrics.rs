@@ -133,6 +133,10 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Services, versions and rules that have no series of their own.
     pub series_folded: IntGauge,
+    /// Spans that a collector has taken.
+    pub spans_exported: IntCounter,
+    /// Spans that nobody has taken.
+    pub spans_dropped: IntCounter,
     /// Tables put in place.
     pub table_swaps: IntCounter,
     /// Control's index of the snapshot that serves.
@@ -240,6 +244,12 @@ impl Metrics {
             series_folded: make.gauge(
                 "a8_proxy_series_folded",
                 "Services, versions and rules without series of their own, counted as __overflow__.",
+            ),
+            spans_exported: make
+                .counter("a8_proxy_spans_exported_total", "Spans that the collector has taken."),
+            spans_dropped: make.counter(
+                "a8_proxy_spans_dropped_total",
+                "Spans that were not sent: too many waited, or the collector did not take them.",
             ),
             table_swaps: make.counter("a8_proxy_table_swaps_total", "Tables put in place."),
             snapshot_index: make.gauge("a8_proxy_snapshot_index", "Control's index of what serves."),

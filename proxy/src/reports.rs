@@ -6,10 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use routing::Outcome;
 
-use crate::access_log::{AccessLog, Flags, Record};
+use crate::access_log::{AccessLog, Flag, Flags, Record};
 use crate::context::Context;
 use crate::metrics::Metrics;
 use crate::respond::Reply;
+use crate::tracer::{Finished, Span, Tracer};
 
 /// The status of a request whose client left before the answer.
 pub(crate) const CLIENT_LEFT: u16 = 499;
@@ -18,6 +19,8 @@ pub(crate) const CLIENT_LEFT: u16 = 499;
 pub(crate) struct Reports {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
+    /// Records requests; `None` when nobody wants to know.
+    pub(crate) tracer: Option<Arc<Tracer>>,
     /// Whom this proxy stands for, `service:tag,tag`.
     pub(crate) src: String,
 }
@@ -26,6 +29,8 @@ pub(crate) struct Reports {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Received<'a> {
     pub(crate) method: &'a str,
+    /// `https` or `http`.
+    pub(crate) scheme: &'static str,
     pub(crate) path: &'a str,
     pub(crate) protocol: &'a str,
     pub(crate) authority: &'a [u8],
@@ -40,6 +45,9 @@ impl Reports {
     pub(crate) fn finished(&self, context: &Context, received: Received<'_>, status: u16, now: Instant) {
         let duration = now.saturating_duration_since(context.started);
         let (dst, traces) = self.count(context, status, duration);
+        if let Some(span) = context.span() {
+            self.record(span, context, received, (status, duration, dst));
+        }
         if !self.access_log.is_on() {
             return;
         }
@@ -63,6 +71,46 @@ impl Reports {
             authority: received.authority,
             upstream_host: &host,
             fault_rule: context.fault_rule().unwrap_or_default(),
+        });
+    }
+
+    /// The request as a span, with what it met on its way.
+    fn record(
+        &self,
+        span: Span,
+        context: &Context,
+        received: Received<'_>,
+        (status, duration, dst): (u16, Duration, &str),
+    ) {
+        let Some(tracer) = &self.tracer else { return };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let table = &context.table;
+        let decision = context.decision();
+        let service = decision.and_then(|decision| decision.service);
+        let rule = decision.and_then(|decision| decision.route);
+        let faults = [(Flag::DelayInjected, "delay"), (Flag::FaultInjected, "abort")];
+        let faults = faults.into_iter().filter(|(flag, _)| context.flags.has(*flag));
+        let path = received.path.split('?').next().unwrap_or_default();
+        tracer.finish(Finished {
+            span,
+            start: context.wall,
+            duration,
+            method: received.method.to_owned(),
+            path: path.to_owned(),
+            scheme: received.scheme,
+            authority: text(received.authority),
+            protocol: received.protocol.strip_prefix("HTTP/").unwrap_or_default().to_owned(),
+            user_agent: text(received.user_agent),
+            status,
+            service: service.map(|at| table.service(at).name.to_string()).unwrap_or_default(),
+            backend: dst.to_owned(),
+            rule: rule.map(|at| table.route(at).id().to_string()).unwrap_or_default(),
+            fault: faults.map(|(_, name)| name).collect::<Vec<_>>().join(","),
+            fault_rule: context.fault_rule().unwrap_or_default().to_owned(),
+            retries: context.retried(),
+            upstream: context.upstream().map(|upstream| upstream.address),
+            request_id: text(context.request_id.as_bytes()),
+            flags: context.flags.to_string(),
         });
     }
 

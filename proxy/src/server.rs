@@ -172,6 +172,7 @@ impl Server {
         let reports = Arc::new(Reports {
             metrics: Arc::clone(&self.live.metrics),
             access_log: Arc::clone(&self.live.access_log),
+            tracer: self.live.tracer.clone(),
             src: self.src.clone(),
         });
         let delayed = Arc::new(AtomicUsize::new(0));

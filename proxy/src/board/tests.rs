@@ -418,10 +418,9 @@ fn never_more_are_ejected_at_once_than_the_rule_lets_whatever_happens() {
 fn only_backends_that_compare_their_instances_count_what_these_answer() {
     let world = world();
     let endpoint = world.endpoint("a", "127.0.0.1:1");
-    let rule: control_api::Rule =
-        serde_json::from_value(serde_json::json!({"id": "r", "destination": "s", "route":
+    let rule: Rule = serde_json::from_value(serde_json::json!({"id": "r", "destination": "s", "route":
         {"backends": [{"tags": ["v1"], "resilience": {"success_rate": {}, "detection_interval": 1}}]}}))
-        .unwrap();
+    .unwrap();
     let comparing = world.backend("r", rule.route().unwrap().backends[0].resilience.unwrap());
     let other = world.backend("other", Resilience::default());
     for backend in [&comparing, &other] {

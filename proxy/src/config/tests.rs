@@ -117,12 +117,39 @@ fn what_cannot_be_used_is_refused_by_name() {
         ("--service=:v1", "service"),
         ("--service_tags=v1", "service_tags"),
         ("--data_dir=", "data_dir"),
+        ("--otel_traces_sampler=jaeger", "otel_traces_sampler"),
+        ("--metrics_series_max=-1", "metrics_series_max"),
     ] {
         let refused = Line::try_parse_from(["a8", flag]).map(|line| line.settings.check().unwrap_err());
         // clap itself refuses an empty path.
         let setting_refused = refused.map_or(setting, |bad| bad.setting);
         assert_eq!(setting_refused, setting, "{flag}");
     }
+}
+
+#[test]
+fn spans_are_recorded_for_a_collector_alone_and_under_the_name_of_the_service() {
+    let tracing = |flags: &[&str]| settings(flags).check().unwrap().tracing;
+    let endpoint = "--otel_exporter_otlp_endpoint=http://c:4318";
+    assert_eq!(tracing(&["--otel_traces_sampler=always_on", "--otel_service_name=x"]), None);
+    for (flags, name) in [
+        (&[endpoint][..], "a8-proxy"),
+        (&[endpoint, "--service=reviews:v1"], "reviews"),
+        (&[endpoint, "--service=reviews:v1", "--otel_service_name=edge"], "edge"),
+    ] {
+        let sampler = Sampler::default();
+        let expected =
+            Tracing { endpoint: "http://c:4318".to_owned(), service_name: name.to_owned(), sampler };
+        assert_eq!(tracing(flags), Some(expected), "{flags:?}");
+    }
+    let ratio = ["--otel_traces_sampler=traceidratio", "--otel_traces_sampler_arg=2"];
+    assert_eq!(settings(&ratio).check().unwrap_err().setting, "otel_traces_sampler_arg");
+    // Whom it cannot speak to is known at the start.
+    let dir = tempfile::tempdir().unwrap();
+    let dir = format!("--data_dir={}", dir.path().display());
+    let tls = settings(&["--otel_exporter_otlp_endpoint=https://c:4318", &dir]).check().unwrap();
+    let refused = crate::live::Live::open(&tls, crate::clock::now()).unwrap_err();
+    assert_eq!(refused.setting, "otel_exporter_otlp_endpoint");
 }
 
 #[test]
@@ -162,7 +189,9 @@ fn every_flag_has_a_variable_and_every_file_key_a_flag() {
     let command = Line::command();
     for arg in command.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")) {
         let flag = arg.get_long().unwrap();
-        assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("A8_{}", flag.to_uppercase()));
+        // Those of OpenTelemetry keep the names that every program reads.
+        let ours = if flag.starts_with("otel_") { "" } else { "A8_" };
+        assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("{ours}{}", flag.to_uppercase()));
     }
     for (key, flag) in FILE_KEYS {
         assert!(command.get_arguments().any(|arg| arg.get_long() == Some(flag)), "{key}");

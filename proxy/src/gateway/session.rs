@@ -11,12 +11,13 @@ use pingora::{Error, ErrorType, Result};
 use routing::RequestHead;
 
 use crate::context::{CLIENT_WITHIN, Context, DRAIN_WITHIN, REPLAY_BYTES_MAX, Replay};
-use crate::forward;
+use crate::forward::{self, TRACEPARENT};
 use crate::grpc;
 use crate::head::is_host;
 use crate::mirror;
 use crate::respond::{Content, ERROR_HEADER, Reply, Says};
 use crate::service::IDLE_WITHIN;
+use crate::trace::Carried;
 use crate::upstream::{Protocol, TUNNEL_IDLE_WITHIN};
 
 /// Sets every limit of the session anew: Pingora resets some of them with each request it parses.
@@ -216,6 +217,17 @@ pub(super) fn head_of(request: &RequestHeader) -> RequestHead<'_> {
         authority: authority_of(request),
         headers: &request.headers,
     }
+}
+
+/// What a request carries of a trace.
+pub(super) fn carried(request: &RequestHeader) -> Carried {
+    let parents = request.headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+    Carried::of(parents, |name| request.headers.get(name).map(HeaderValue::as_bytes))
+}
+
+/// What the client speaks.
+pub(super) fn scheme(session: &Session) -> &'static str {
+    forward::scheme(session.digest().is_some_and(|digest| digest.ssl_digest.is_some()))
 }
 
 pub(super) fn path_of(request: &RequestHeader) -> &str {

@@ -16,6 +16,7 @@ use proxy::config::Settings;
 use proxy::feed::Stage;
 use proxy::server::{Limits, Server};
 use proxy::tls::Tls;
+use proxy::tracer::export::Exporter;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -46,6 +47,8 @@ pub(crate) struct Proxy {
     pub(crate) stage: Stage,
     /// The certificates, where it speaks TLS.
     pub(crate) tls: Option<Arc<Tls>>,
+    /// Sends spans, once somebody runs it.
+    pub(crate) exporter: Option<Exporter>,
     dir: TempDir,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -106,6 +109,7 @@ impl Proxy {
         let line = line.into_iter().chain(flags.iter().map(|flag| &**flag));
         let config = Line::try_parse_from(line).unwrap().settings.check().unwrap();
         let server = Server::bind(&config).unwrap().with_limits(limits);
+        let exporter = server.live().exporter.lock().unwrap().take();
         let (stop, stopped) = oneshot::channel();
         let (http, stage, tls) = (server.http(), server.live().stage.clone(), server.live().tls.clone());
         let thread = std::thread::spawn(move || {
@@ -115,7 +119,7 @@ impl Proxy {
                 })
                 .unwrap();
         });
-        let proxy = Self { http, stage, tls, dir, stop: Some(stop), thread: Some(thread) };
+        let proxy = Self { http, stage, tls, exporter, dir, stop: Some(stop), thread: Some(thread) };
         proxy.apply(rules, instances);
         proxy
     }
