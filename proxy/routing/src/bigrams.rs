@@ -1,38 +1,68 @@
 //! Which pairs of neighbouring bytes a header value holds, so that a hundred patterns over one header cost
 //! little more than one. It never says no to a value that holds the text; it may say yes to one that does not.
 
-/// The pairs of one value, as a small Bloom filter.
-pub(crate) struct Bigrams([u64; WORDS]);
+/// The pairs of one value, as a small Bloom filter; in the word behind it [`ANY`] alone is set.
+pub(crate) struct Bigrams(Bits);
 
 /// What a text needs of a value's pairs.
 pub(crate) struct Needle(Box<[u16]>);
 
+/// A set of pairs, and [`ANY`].
+pub(crate) type Bits = [u64; WORDS + 1];
+
 const WORDS: usize = 16;
 const BITS: u32 = (WORDS as u32) * 64;
+/// A bit that every value has, whatever its pairs are.
+pub(crate) const ANY: u16 = BITS as u16;
+/// The bits of a value without pairs, or of none.
+pub(crate) const NOTHING: Bits = {
+    let mut bits = [0; WORDS + 1];
+    bits[WORDS] = 1;
+    bits
+};
 /// The most pairs of a text that are looked at.
 const PAIRS_MAX: usize = 12;
 
 impl Bigrams {
     pub(crate) fn of(value: &[u8]) -> Self {
-        let mut words = [0; WORDS];
+        let mut bits = NOTHING;
         for pair in value.windows(2) {
-            let bit = bit(pair[0], pair[1]);
-            words[usize::from(bit / 64)] |= 1 << (bit % 64);
+            set(&mut bits, bit(pair[0], pair[1]));
         }
-        Self(words)
+        Self(bits)
+    }
+
+    /// The bits that it has.
+    pub(crate) fn bits(&self) -> &Bits {
+        &self.0
     }
 
     /// False only if the value surely does not contain the needle's text.
     pub(crate) fn may_contain(&self, needle: &Needle) -> bool {
-        needle.0.iter().all(|bit| self.0[usize::from(bit / 64)] & (1 << (bit % 64)) != 0)
+        needle.0.iter().all(|bit| has(&self.0, *bit))
     }
 }
 
 impl Needle {
+    /// The bits of its pairs.
+    pub(crate) fn bits(&self) -> &[u16] {
+        &self.0
+    }
+
     /// The last pairs of the text: what differs between `user=jason` and `user=shriram` comes late.
     pub(crate) fn of(text: &[u8]) -> Self {
         Self(text.windows(2).rev().take(PAIRS_MAX).map(|pair| bit(pair[0], pair[1])).collect())
     }
+}
+
+/// Whether the bit is among them.
+pub(crate) fn has(bits: &Bits, bit: u16) -> bool {
+    bits[usize::from(bit / 64)] & (1 << (bit % 64)) != 0
+}
+
+/// Adds one bit.
+pub(crate) fn set(bits: &mut Bits, bit: u16) {
+    bits[usize::from(bit / 64)] |= 1 << (bit % 64);
 }
 
 fn bit(first: u8, second: u8) -> u16 {

@@ -1,19 +1,24 @@
 //! Which services a new snapshot touches. It compares entries by allocation first, so that finding one change
 //! among a hundred thousand instances costs a walk and no look inside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
+use ahash::AHasher;
 use control_api::{Rule, RuleId, Snapshot};
 use registry_api::ServiceName;
+
+/// Without chance: names come from control, not from those who send requests.
+pub(crate) type Hashing = BuildHasherDefault<AHasher>;
 
 /// What differs between two snapshots.
 #[derive(Default)]
 pub(crate) struct Changes {
-    /// Services with other instances than before.
-    pub(crate) instances: BTreeSet<ServiceName>,
+    /// Services with other instances than before, in order.
+    pub(crate) instances: Vec<ServiceName>,
     /// Destinations with other rules than before.
-    pub(crate) rules: BTreeMap<ServiceName, Edits>,
+    pub(crate) rules: HashMap<ServiceName, Edits, Hashing>,
 }
 
 /// What happened to the rules of one destination.
@@ -27,11 +32,11 @@ impl Changes {
     pub(crate) fn between(old: &Snapshot, new: &Snapshot) -> Self {
         let mut this = Self::default();
         walk(old.instances(), new.instances(), |before, after| {
-            // Both have the same key, so the same service.
+            // Both have the same key, so the same service; all of one come one after the other.
             if let Some(instance) = before.or(after)
                 && this.instances.last() != Some(&instance.service_name)
             {
-                this.instances.insert(instance.service_name.clone());
+                this.instances.push(instance.service_name.clone());
             }
         });
         if old.faults_disabled() != new.faults_disabled() {

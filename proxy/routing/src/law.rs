@@ -18,6 +18,7 @@ use crate::recorder::{Recorder, Silent};
 use crate::redirect;
 use crate::seed::{Purpose, Seed, mix};
 use crate::service::Service;
+use crate::sieve;
 use crate::table::RouteTable;
 
 impl<A: Attach> RouteTable<A> {
@@ -221,18 +222,22 @@ struct Choice {
     limit_key: Option<u64>,
 }
 
+/// Who listens hears why each rule fails: all are asked then.
 fn first_route<A: Attach, R: Recorder>(
     service: &Service<A>,
     values: &mut Values<'_>,
     notes: &mut R,
 ) -> Option<u32> {
-    let mut plain = (0..).zip(&service.routes).filter(|(_, route)| route.capture.is_none());
-    let found = plain.find(|(_, route)| {
+    let sieve = service.route_sieve.as_ref().filter(|_| !R::HEARS);
+    sieve::first(service.routes.len(), sieve, values, |at, values| {
+        let route = &service.routes[at];
+        if route.capture.is_some() {
+            return false;
+        }
         let found = route.matcher.holds(values);
         notes.route(&route.rule, found);
         found.is_ok()
-    });
-    found.map(|(place, _)| place)
+    })
 }
 
 fn first_actions<'t, A: Attach, R: Recorder>(
@@ -240,9 +245,12 @@ fn first_actions<'t, A: Attach, R: Recorder>(
     values: &mut Values<'_>,
     notes: &mut R,
 ) -> Option<(u32, &'t ActionRule)> {
-    (0..).zip(&service.actions).find(|(_, rule)| {
+    let sieve = service.action_sieve.as_ref().filter(|_| !R::HEARS);
+    let found = sieve::first(service.actions.len(), sieve, values, |at, values| {
+        let rule = &service.actions[at];
         let found = rule.matcher.holds(values);
         notes.action_rule(&rule.rule, found);
         found.is_ok()
-    })
+    });
+    found.map(|at| (at, &service.actions[at as usize]))
 }

@@ -28,6 +28,7 @@ mod redirect;
 mod ring;
 mod seed;
 mod service;
+mod sieve;
 mod split;
 mod table;
 mod uri;

@@ -9,7 +9,7 @@ use control_api::{Clause, HeaderMatch, HeaderPattern, Identity, Match, OneOrMany
 use control_api::{Source, TagTest};
 use http::header::{HOST, HeaderName};
 
-use crate::bigrams::Bigrams;
+use crate::bigrams::{Bigrams, Bits, NOTHING};
 use crate::head::RequestHead;
 use crate::pattern::{Pattern, Patterns};
 
@@ -118,6 +118,12 @@ impl Matcher {
             return Err(Elsewhere::None(matching.none.iter().position(ours).unwrap_or_default()));
         }
         Ok(Self { all, any, none })
+    }
+
+    /// The pairs that the value of this field must hold, as far as they are known.
+    pub(crate) fn needs(&self, field: usize) -> impl Iterator<Item = u16> {
+        let tests = self.all.headers.iter().filter(move |test| test.field == field);
+        tests.flat_map(|test| test.asked.pattern.needle().bits()).copied()
     }
 
     /// Whether the request fits; otherwise the first thing that it fails.
@@ -266,6 +272,13 @@ impl Fields {
         }
     }
 
+    /// The one that is asked for most, where that is worth collecting the pairs of its value.
+    pub(crate) fn busiest(&self) -> Option<usize> {
+        let asked = self.list.iter().take(FIELDS_REMEMBERED).enumerate();
+        let (place, field) = asked.max_by_key(|(_, field)| field.tests)?;
+        (field.tests >= TESTS_WORTH_BIGRAMS).then_some(place)
+    }
+
     /// Gives back what only adding needed.
     pub(crate) fn finish(mut self) -> Self {
         self.places = BTreeMap::new();
@@ -320,19 +333,35 @@ impl<'r> Values<'r> {
         if holds { Found::Matches } else { Found::Differs }
     }
 
+    /// The pairs of the value of a field that is worth collecting them; none where the field is absent, for then whoever
+    /// asks for it misses, whatever else is asked.
+    pub(crate) fn bits(&mut self, field: usize) -> &Bits {
+        match self.slot(field) {
+            Some(Slot::Collected(_, grams)) => grams.bits(),
+            slot => {
+                debug_assert!(matches!(slot, Some(Slot::Absent)), "the pairs of this field are collected");
+                &NOTHING
+            }
+        }
+    }
+
+    /// The value of one of the fields that are remembered.
+    fn slot(&mut self, field: usize) -> Option<&Slot<'r>> {
+        let slot = self.slots.get_mut(field)?;
+        if matches!(slot, Slot::Unread) {
+            *slot = Slot::read(self.head, &self.fields.list[field]);
+        }
+        Some(slot)
+    }
+
     #[inline]
     fn field(&mut self, test: &HeaderTest) -> Found {
-        let field = &self.fields.list[test.field];
+        let (head, fields) = (self.head, self.fields);
         let fresh;
-        let slot = match self.slots.get_mut(test.field) {
-            Some(slot) => {
-                if matches!(slot, Slot::Unread) {
-                    *slot = Slot::read(self.head, field);
-                }
-                &*slot
-            }
+        let slot = match self.slot(test.field) {
+            Some(slot) => slot,
             None => {
-                fresh = Slot::read(self.head, field);
+                fresh = Slot::read(head, &fields.list[test.field]);
                 &fresh
             }
         };

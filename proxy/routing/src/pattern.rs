@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use control_api::HeaderPattern;
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
-use regex_syntax::hir::{Hir, HirKind, Look};
+use regex_syntax::hir::{Dot, Hir, HirKind, Look};
 
 use crate::bigrams::{Bigrams, Needle};
 
@@ -20,6 +20,9 @@ pub(crate) struct Pattern {
 enum Test {
     /// The pattern is plain text.
     Equals(Box<[u8]>),
+    /// The pattern asks for one part of a list, as `^(.*?;)?(user=jason)(;.*)?$` does for a cookie. The expression answers
+    /// where a dot does not stand for every byte.
+    Part(u8, Box<[u8]>, Regex),
     Regex(Regex),
 }
 
@@ -36,14 +39,32 @@ impl Pattern {
             .size_limit(HeaderPattern::PROGRAM_MAX_BYTES)
             .build()
             .expect("a HeaderPattern has compiled anchored, with the same limit");
-        Self { test: Test::Regex(regex), needle }
+        let test = match hir.as_ref().and_then(part) {
+            Some((separator, text)) => Test::Part(separator, text, regex),
+            None => Test::Regex(regex),
+        };
+        Self { test, needle }
+    }
+
+    /// What every value that matches contains.
+    pub(crate) fn needle(&self) -> &Needle {
+        &self.needle
     }
 
     /// Whether the whole value matches. `grams` are those of the value, where they were worth collecting.
     pub(crate) fn matches(&self, value: &[u8], grams: Option<&Bigrams>) -> bool {
+        let may = || grams.is_none_or(|grams| grams.may_contain(&self.needle));
         match &self.test {
             Test::Equals(text) => **text == *value,
-            Test::Regex(regex) => grams.is_none_or(|g| g.may_contain(&self.needle)) && regex.is_match(value),
+            Test::Part(separator, text, regex) if may() => {
+                if value.iter().all(|byte| byte.is_ascii() && *byte != b'\n') {
+                    value.split(|byte| byte == separator).any(|part| *part == **text)
+                } else {
+                    regex.is_match(value)
+                }
+            }
+            Test::Regex(regex) if may() => regex.is_match(value),
+            Test::Part(..) | Test::Regex(_) => false,
         }
     }
 }
@@ -78,21 +99,49 @@ impl Patterns {
 
 /// The text, when anchors and one text are all there is.
 fn plain_text(hir: &Hir) -> Option<Box<[u8]>> {
-    let parts = match hir.kind() {
-        HirKind::Concat(parts) => parts.as_slice(),
-        _ => return None,
-    };
+    match anchored(hir)? {
+        [] => Some(Box::default()),
+        [one] => literal(one).map(Into::into),
+        _ => None,
+    }
+}
+
+/// The separator and the part, when all there is asks for one part between separators, or between them and the ends.
+fn part(hir: &Hir) -> Option<(u8, Box<[u8]>)> {
+    let [before, text, after] = anchored(hir)? else { return None };
+    let ([any_before, begin], [end, any_after]) = (optional(before)?, optional(after)?) else { return None };
+    let ([separator], true) = (literal(begin)?, literal(begin) == literal(end)) else { return None };
+    let text = literal(text)?;
+    let is_part = separator.is_ascii() && !text.contains(separator);
+    (is_part && is_anything(any_before) && is_anything(any_after)).then(|| (*separator, text.into()))
+}
+
+/// What lies between the anchors of both ends.
+fn anchored(hir: &Hir) -> Option<&[Hir]> {
+    let HirKind::Concat(parts) = hir.kind() else { return None };
     let starts = parts.iter().take_while(|part| is_look(part, Look::Start)).count();
     let ends = parts.iter().rev().take_while(|part| is_look(part, Look::End)).count();
-    if starts == 0 || ends == 0 {
-        return None;
+    (starts > 0 && ends > 0).then(|| &parts[starts..parts.len() - ends])
+}
+
+/// `(..)?`, a concatenation.
+fn optional(hir: &Hir) -> Option<&[Hir]> {
+    let HirKind::Repetition(repetition) = hir.kind() else { return None };
+    match uncaptured(&repetition.sub).kind() {
+        HirKind::Concat(parts) if (repetition.min, repetition.max) == (0, Some(1)) => Some(parts),
+        _ => None,
     }
-    match &parts[starts..parts.len() - ends] {
-        [] => Some(Box::default()),
-        [one] => match uncaptured(one).kind() {
-            HirKind::Literal(text) => Some(text.0.clone()),
-            _ => None,
-        },
+}
+
+/// `.*`, greedy or not.
+fn is_anything(hir: &Hir) -> bool {
+    let HirKind::Repetition(repetition) = hir.kind() else { return false };
+    (repetition.min, repetition.max) == (0, None) && *repetition.sub == Hir::dot(Dot::AnyCharExceptLF)
+}
+
+fn literal(hir: &Hir) -> Option<&[u8]> {
+    match uncaptured(hir).kind() {
+        HirKind::Literal(text) => Some(&text.0),
         _ => None,
     }
 }
@@ -164,6 +213,31 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_list_is_found_without_the_expression_and_as_it_would() {
+        let compiled = compile("^(.*?;)?(user=jason)(;.*)?$");
+        assert!(matches!(compiled.test, Test::Part(b';', ..)));
+        for other in
+            ["^(.*?;)?(user;jason)(;.*)?$", "^(.*?;)?(a)(,.*)?$", "^(.*;)(a)(;.*)?$", "(.+;)?a(;.*)?"]
+        {
+            assert!(!matches!(compile(other).test, Test::Part(..)), "{other}");
+        }
+        for (value, matches) in [
+            (&b"user=jason"[..], true),
+            (b"a=b;user=jason;", true),
+            (b";user=jason", true),
+            (b"a=b; user=jason", false),
+            (b"user=jasons;user=jaso", false),
+            (b"a\nb;user=jason", false),
+            ("\u{e9};user=jason".as_bytes(), true),
+            (b"\xff;user=jason", false),
+            (b"user=jason;\xff", false),
+            (b"", false),
+        ] {
+            assert_eq!(compiled.matches(value, None), matches, "{value:?}");
+        }
+    }
+
+    #[test]
     fn a_required_text_is_only_claimed_where_every_match_contains_it() {
         for (pattern, text) in [
             ("^(.*?;)?(user=jason)(;.*)?$", "user=jason"),
@@ -197,7 +271,9 @@ mod tests {
         fn short_cuts_answer_as_the_expression_does(
             pattern in r"(\^)?(a|b|ab|\(a\|b\)|\(ab\)\?|\.\*|\(ab\)\+|\[ab\]|a\{2\}|\(\?i:ab\)){0,5}(\$)?",
             value in "[abAB;]{0,8}",
+            parts in any::<bool>(),
         ) {
+            let pattern = if parts { format!("^(.*?B)?({pattern})(B.*)?$") } else { pattern };
             let Ok(checked) = HeaderPattern::new(&pattern) else { return Ok(()) };
             let plain = Regex::new(&checked.anchored()).unwrap().is_match(value.as_bytes());
             let compiled = Pattern::compile(&checked);

@@ -10,6 +10,8 @@ use crate::service::{RouteRule, Silenced};
 
 /// Hears what the law does, in its order.
 pub(crate) trait Recorder {
+    /// Whether it is told about every rule that was asked, or only the one that holds needs to be found.
+    const HEARS: bool = true;
     /// A rule that captures by path, whose condition holds, was asked. Not in order of precedence.
     fn captures(&mut self, _rule: &Rule, _found: Result<(), Miss<'_>>) {}
     /// The service was named; these rules of it take no part in the lookup.
@@ -31,4 +33,6 @@ pub(crate) trait Recorder {
 /// Hears nothing.
 pub(crate) struct Silent;
 
-impl Recorder for Silent {}
+impl Recorder for Silent {
+    const HEARS: bool = false;
+}

@@ -1,7 +1,7 @@
 //! One service of a table: its endpoints and its rules, compiled for one identity. Services are shared
 //! between tables as long as nothing they are made of changes.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +9,22 @@ use control_api::Snapshot;
 use control_api::{
     Answer, Body, HeaderEdits, Identity, Key, Mirror, RateLimit, Retries, Route, Rule, RuleId,
 };
-use registry_api::{InstanceId, ServiceName};
+use registry_api::{Instance, InstanceId, ServiceName};
 
 use crate::address::Address;
 use crate::backend::{Attach, Backend, Endpoint, Endpoints};
+use crate::changes::Hashing;
 use crate::decision::{RETRIES_DEFAULT, TIMEOUT_DEFAULT};
 use crate::fault::ActionRule;
 use crate::matching::{Elsewhere, Fields, Matcher};
 use crate::pattern::Patterns;
 use crate::seed::rule_key;
+use crate::sieve::Sieve;
 use crate::split::Split;
 use crate::uri::Capture;
+
+/// Searching the instances of one service takes as long as walking past so many.
+const WALKED_PER_SEARCH: usize = 32;
 
 /// A service that has instances or rules.
 pub struct Service<A: Attach> {
@@ -40,6 +45,9 @@ pub struct Service<A: Attach> {
     pub(crate) route_lives: Box<[A::Rule]>,
     /// And onto the action rules.
     pub(crate) action_lives: Box<[A::Rule]>,
+    /// Of the routes and of the actions.
+    pub(crate) route_sieve: Option<Sieve>,
+    pub(crate) action_sieve: Option<Sieve>,
     pub(crate) silenced: Box<[Silenced]>,
     pub(crate) fields: Fields,
     /// Whether any route rule exists that decides, for whatever source: then there is no default (spec 2.7, 4).
@@ -78,6 +86,9 @@ pub(crate) struct Pool<A: Attach> {
     pub(crate) skipped: usize,
 }
 
+/// Pools by service.
+pub(crate) type Pools<'n, A> = HashMap<&'n ServiceName, Pool<A>, Hashing>;
+
 /// What every service of a table is made with.
 pub(crate) struct Workshop<'a, A> {
     pub(crate) identity: &'a Identity,
@@ -98,9 +109,9 @@ impl<A: Attach> Service<A> {
         &self.backends
     }
 
-    /// Whether a change to one of these services' instances touches a backend of this one.
-    pub(crate) fn borrows_from(&self, names: &BTreeSet<ServiceName>) -> bool {
-        self.backends.iter().any(|backend| backend.service != self.name && names.contains(&backend.service))
+    /// The other services whose instances it uses.
+    pub(crate) fn lenders(&self) -> impl Iterator<Item = &ServiceName> {
+        self.backends.iter().map(|backend| &backend.service).filter(|lender| **lender != self.name)
     }
 
     /// `rules` are all of the destination, in order of precedence; `pool_of` gives the instances of other
@@ -113,7 +124,11 @@ impl<A: Attach> Service<A> {
         shop: &Workshop<'_, A>,
     ) -> Self {
         let (mut routes, mut actions, mut silenced) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut backends, mut fields) = (Vec::new(), Fields::default());
+        let written = || rules.iter().filter_map(|rule| rule.route());
+        let is_ruled = written().any(|route| !route.names_only());
+        let named = written().map(|route| route.backends.len() + usize::from(route.mirror.is_some()));
+        let mut backends = Vec::with_capacity(named.sum::<usize>() + usize::from(!is_ruled));
+        let mut fields = Fields::default();
         for rule in &rules {
             let matcher = match Matcher::compile(&rule.matching, shop.identity, &mut fields, shop.patterns) {
                 Ok(matcher) => matcher,
@@ -136,7 +151,6 @@ impl<A: Attach> Service<A> {
                 }
             }
         }
-        let is_ruled = rules.iter().filter_map(|rule| rule.route()).any(|route| !route.names_only());
         if !is_ruled {
             backends.push(Backend::default_of(name, &pool.endpoints, shop.attach));
         }
@@ -149,6 +163,8 @@ impl<A: Attach> Service<A> {
             rules,
             pool,
             backends: backends.into(),
+            route_sieve: Sieve::of(routes.iter().map(|route| &route.matcher), &fields),
+            action_sieve: Sieve::of(actions.iter().map(|rule| &rule.matcher), &fields),
             routes: routes.into(),
             actions: actions.into(),
             silenced: silenced.into(),
@@ -240,11 +256,31 @@ fn copies(mirror: &Mirror) -> control_api::Backend {
 }
 
 impl<A: Attach> Pool<A> {
-    pub(crate) fn of(name: &ServiceName, snapshot: &Snapshot, attach: &A) -> Self {
-        let lowest = InstanceId::new("\0").expect("one character is not empty");
-        let instances = snapshot.instances().range((name.clone(), lowest)..);
+    /// The pools of these services, which come in order.
+    pub(crate) fn of_all<'n>(names: &'n [ServiceName], snapshot: &Snapshot, attach: &A) -> Pools<'n, A> {
+        let instances = snapshot.instances();
+        if names.len() * WALKED_PER_SEARCH < instances.len() {
+            let lowest = InstanceId::new("\0").expect("one character is not empty");
+            let own = |name: &ServiceName| {
+                let from = instances.range((name.clone(), lowest.clone())..);
+                let own = from.map(|(_, instance)| instance);
+                Self::of(name, own.take_while(|instance| instance.service_name == *name), attach)
+            };
+            return names.iter().map(|name| (name, own(name))).collect();
+        }
+        // Names and instances are in the same order.
+        let mut all = instances.values().peekable();
+        let own = |name: &'n ServiceName| {
+            while all.next_if(|instance| instance.service_name < *name).is_some() {}
+            let own = std::iter::from_fn(|| all.next_if(|instance| instance.service_name == *name));
+            (name, Self::of(name, own, attach))
+        };
+        names.iter().map(own).collect()
+    }
+
+    fn of<'s>(name: &ServiceName, instances: impl Iterator<Item = &'s Arc<Instance>>, attach: &A) -> Self {
         let (mut endpoints, mut registered, mut skipped) = (Vec::new(), 0, 0);
-        for (_, instance) in instances.take_while(|(key, _)| key.0 == *name) {
+        for instance in instances {
             registered += 1;
             if !instance.status.is_up() || !Address::is_routable(instance.endpoint.kind) {
                 continue;

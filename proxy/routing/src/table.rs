@@ -26,6 +26,8 @@ pub struct RouteTable<A: Attach = ()> {
     names: Arc<Names>,
     /// Sorted by name.
     services: Vec<Arc<Service<A>>>,
+    /// The services that use instances of others.
+    borrowers: Arc<BTreeSet<ServiceName>>,
     uris: Arc<UriIndex>,
     patterns: Patterns,
     skipped: usize,
@@ -152,6 +154,7 @@ impl<A: Attach> RouteTable<A> {
             namespace: Namespace::default(),
             names: Arc::new(names_of::<A>(&[])),
             services: Vec::new(),
+            borrowers: Arc::default(),
             uris: Arc::default(),
             patterns,
             skipped: 0,
@@ -166,9 +169,11 @@ impl<A: Attach> RouteTable<A> {
         let skipped = self.skipped - skipped(before) + skipped(made.values().flatten());
         let (names, services) = self.arrange(&made);
         let captures = |service: &Arc<Service<A>>| service.routes.iter().any(|route| route.capture.is_some());
-        let edited = |name| self.shared(name).into_iter().chain(made[name].as_ref()).any(captures);
+        let edited = |(name, service): (&ServiceName, &Option<_>)| {
+            changes.rules.contains_key(name) && self.shared(name).into_iter().chain(service).any(captures)
+        };
         let moved = !Arc::ptr_eq(&names, &self.names) && !self.uris.is_empty();
-        let uris = if moved || changes.rules.keys().any(edited) {
+        let uris = if moved || made.iter().any(edited) {
             Arc::new(uris_of(&services))
         } else {
             Arc::clone(&self.uris)
@@ -178,8 +183,24 @@ impl<A: Attach> RouteTable<A> {
         }
         let (identity, patterns) = (self.identity.clone(), self.patterns.clone());
         let (revision, basis) = (new.revision(), new.hash());
-        let namespace = new.namespace().clone();
-        Self { revision, basis, identity, namespace, names, services, uris, patterns, skipped }
+        let (namespace, borrowers) = (new.namespace().clone(), self.borrowers(&made));
+        Self { revision, basis, identity, namespace, names, services, borrowers, uris, patterns, skipped }
+    }
+
+    /// Who borrows instances after `made`; the same allocation as before when nobody begins or ceases to.
+    fn borrowers(&self, made: &Made<A>) -> Arc<BTreeSet<ServiceName>> {
+        let borrows = |service: &Option<Arc<Service<A>>>| {
+            service.as_ref().is_some_and(|service| service.lenders().next().is_some())
+        };
+        let mut borrowers = Arc::clone(&self.borrowers);
+        for (name, service) in made {
+            match (borrows(service), self.borrowers.contains(name)) {
+                (true, false) => drop(Arc::make_mut(&mut borrowers).insert(name.clone())),
+                (false, true) => drop(Arc::make_mut(&mut borrowers).remove(name)),
+                (true, true) | (false, false) => {}
+            }
+        }
+        borrowers
     }
 
     /// The services with what was made anew in its place. The names are the same allocation as before when
@@ -198,19 +219,17 @@ impl<A: Attach> RouteTable<A> {
 
     /// The services that the changes touch; `None` for one that is no more.
     fn remake(&self, changes: &Changes, new: &Snapshot, attach: &A) -> Made<A> {
-        let pools: BTreeMap<&ServiceName, Pool<A>> =
-            changes.instances.iter().map(|name| (name, Pool::of(name, new, attach))).collect();
+        let pools = Pool::of_all(&changes.instances, new, attach);
         let pool_of = |name: &ServiceName| -> Pool<A> {
             let known = pools.get(name).or_else(|| self.shared(name).map(|service| &service.pool));
             known.cloned().unwrap_or_default()
         };
-        let borrowers = self.services.iter().filter(|service| service.borrows_from(&changes.instances));
-        let touched: BTreeSet<&ServiceName> = changes
-            .instances
-            .iter()
-            .chain(changes.rules.keys())
-            .chain(borrowers.map(|service| &service.name))
-            .collect();
+        let is_touched = |service: &Arc<Service<A>>| service.lenders().any(|name| pools.contains_key(name));
+        let borrowers = self.borrowers.iter().filter(|name| self.shared(name).is_some_and(is_touched));
+        let mut touched: Vec<&ServiceName> = changes.instances.iter().collect();
+        touched.extend(changes.rules.keys().chain(borrowers).filter(|name| !pools.contains_key(name)));
+        touched.sort_unstable();
+        touched.dedup();
         let faults_disabled = new.faults_disabled();
         let shop = Workshop { identity: &self.identity, patterns: &self.patterns, faults_disabled, attach };
         touched
