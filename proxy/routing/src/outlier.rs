@@ -222,7 +222,7 @@ mod tests {
             prop_assert!(found.iter().all(|place| rate(*place).unwrap() < best));
             for place in 0..tallies.len() {
                 let equal = |other: &usize| tallies[*other] == tallies[place];
-                prop_assert!(!found.iter().any(|other| equal(other)) || found.contains(&place));
+                prop_assert!(!found.iter().any(equal) || found.contains(&place));
             }
             prop_assert!(found.windows(2).all(|pair| rate(pair[0]) <= rate(pair[1])));
         }
