@@ -1,5 +1,7 @@
 //! What survives a swap, what limits do, and what is swept.
 
+mod histories;
+
 use std::time::Duration;
 
 use control_api::Resilience;

@@ -1,5 +1,9 @@
 //! Injected faults, performed.
 
+use std::time::Duration;
+
+use http::HeaderMap;
+use routing::{At, RequestHead, Seed};
 use serde_json::json;
 
 use crate::support::{Instance, Proxy, actions, get, ok, post, route};
@@ -173,6 +177,71 @@ async fn a_delay_holds_the_request_and_is_not_charged_to_its_time() {
         assert_eq!(line["response_flags"], "DI");
     }
     assert_eq!(proxy.metric(r#"a8_proxy_faults_total{action="delay",rule="a",service="s"}"#), Some(2.0));
+}
+
+#[tokio::test]
+async fn one_switch_ends_every_fault_and_leaves_the_traces() {
+    let instance = Instance::named("x").await;
+    let (instances, rules) = (
+        [("s", "v1", instance.to_string())],
+        [actions(json!([
+            {"action": "trace", "log_key": "gremlin_recipe_id", "log_value": "42"},
+            {"action": "delay", "duration": 0.02},
+            {"action": "abort", "return_code": 418},
+        ]))],
+    );
+    let proxy = Proxy::with(&rules, &instances);
+    let mut conn = proxy.connect().await;
+    for (disabled, status) in [(false, 418), (true, 200), (false, 418)] {
+        proxy.apply_with(&rules, &instances, |snapshot| snapshot.set_faults_disabled(disabled));
+        // Also for a client that was there before.
+        for request in [get("/s"), post("/s", "body")] {
+            conn.send(request).await;
+            assert_eq!(conn.answer().await.status, status, "{disabled}");
+        }
+    }
+    let log = proxy.log(6).await;
+    let flags: Vec<_> = log.iter().map(|line| line["response_flags"].as_str().unwrap()).collect();
+    assert_eq!(flags, ["DI,FI", "DI,FI", "-", "-", "DI,FI", "DI,FI"]);
+    assert!(log.iter().all(|line| line["gremlin_recipe_id"] == "42"), "{log:?}");
+    for fault in ["delay", "abort"] {
+        let series = format!(r#"a8_proxy_faults_total{{action="{fault}",rule="a",service="s"}}"#);
+        assert_eq!(proxy.metric(&series), Some(4.0));
+    }
+}
+
+#[tokio::test]
+async fn a_delay_takes_as_long_as_was_drawn_for_it() {
+    let instance = Instance::named("x").await;
+    for (length, least, most) in [
+        (json!({"uniform": {"min": 0.05, "max": 0.15}}), 0.05, 0.15),
+        (json!({"normal": {"mean": 0.1, "stddev": 0.02}}), 0.0, 1.0),
+        (json!({"exponential": {"mean": 0.05}}), 0.0, 1.0),
+    ] {
+        let mut action = json!({"action": "delay"});
+        length.as_object().unwrap().iter().for_each(|(key, value)| action[key] = value.clone());
+        let proxy = Proxy::with(&[actions(json!([action]))], &[("s", "v1", instance.to_string())]);
+        let mut conn = proxy.connect().await;
+        let mut drawn = Vec::new();
+        for id in 0..5 {
+            conn.send(format!("GET /s HTTP/1.1\r\nHost: a\r\nX-Request-Id: {id}\r\n\r\n")).await;
+            assert_eq!(conn.answer().await.body, "x");
+            let headers = HeaderMap::new();
+            let head =
+                RequestHead { method: "GET", path: "/s", query: "", authority: "a", headers: &headers };
+            let decision =
+                proxy.stage.tables.pin().decide(&head, Seed::of(id.to_string().as_bytes()), &At(0));
+            drawn.push(decision.faults.delay);
+        }
+        for (line, delay) in proxy.log(5).await.iter().zip(&drawn) {
+            assert!((least..=most).contains(&delay.as_secs_f64()), "{length}: {delay:?}");
+            let took = Duration::from_millis(line["request_time"].as_u64().unwrap() + 1);
+            assert!((*delay..*delay + Duration::from_secs(1)).contains(&took), "{took:?} for {delay:?}");
+        }
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert_eq!(drawn.len(), 5, "each request its own");
+    }
 }
 
 #[tokio::test]

@@ -245,6 +245,44 @@ async fn refusals_are_told_to_grpc_clients_in_their_words() {
 }
 
 #[tokio::test]
+async fn faults_are_told_to_grpc_clients_in_their_words() {
+    let mut instance = Instance::start().await;
+    let fault = |way: &str, action: serde_json::Value| json!({"id": way, "destination": "s", "match": {"headers": {"X": way}}, "actions": [action]});
+    let rules = [
+        fault("grpc", json!({"action": "abort", "grpc_status": 8})),
+        fault("status", json!({"action": "abort", "return_code": 503})),
+        fault("reset", json!({"action": "abort", "reset": true})),
+    ];
+    let proxy = Proxy::with(&rules, &[("s", "v1", instance.at.to_string())]);
+    let mut client = connect(&proxy).await;
+    let call = |way: &str| {
+        let request = request("/s/M").method("POST").header("content-type", "application/grpc");
+        request.header("te", "trailers").header("x", way).body(empty()).unwrap()
+    };
+    // 503 is 14 in their words; what the rule names in these words is left as it is.
+    for (way, status) in [("grpc", "8"), ("status", "14"), ("grpc", "8")] {
+        let answer = soon("the answer", client.send_request(call(way))).await.unwrap();
+        assert_eq!(answer.status(), 200, "{way}");
+        for (name, value) in
+            [("grpc-status", status), ("content-type", "application/grpc"), ("x-a8-error", "fault_abort")]
+        {
+            assert_eq!(answer.headers()[name], value, "{way}: {name}");
+        }
+        assert!(answer.headers().contains_key("grpc-message"));
+        assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty());
+    }
+    // One stream has ended so, and whatever becomes of the connection, no instance has seen anything.
+    assert!(soon("the end", client.send_request(call("reset"))).await.is_err());
+    assert!(instance.is_untouched());
+    let log = proxy.log(4).await;
+    assert!(log.iter().all(|line| line["response_flags"] == "FI"), "{log:?}");
+    let count = |rule: &str| {
+        proxy.metric(&format!(r#"a8_proxy_faults_total{{action="abort",rule="{rule}",service="s"}}"#))
+    };
+    assert_eq!([count("grpc"), count("status"), count("reset")], [Some(2.0), Some(1.0), Some(1.0)]);
+}
+
+#[tokio::test]
 async fn answers_of_a_rule_and_header_edits_come_over_http2_as_well() {
     let edited = json!({"id": "e", "priority": -1, "destination": "s", "route": {"backends": [{"tags": ["v1"]}],
         "headers": {"request": {"set": {"X-A": "new"}}, "response": {"remove": ["X-B"], "add": {"X-C": "1"}}}}});

@@ -92,6 +92,48 @@ async fn a_route_names_what_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_client_stays_at_the_backend_that_its_key_has_drawn() {
+    let (one, two) = (Instance::named("one").await, Instance::named("two").await);
+    let instances = [("s", "v1", one.to_string()), ("s", "v2", two.to_string())];
+    for (sticky, field) in
+        [(json!({"cookie": "session"}), "Cookie: a=b; session="), (json!({"header": "X-User"}), "X-User: ")]
+    {
+        let weights = |first: f64| {
+            route(
+                json!({"sticky": sticky, "backends": [{"tags": ["v1"], "weight": first}, {"tags": ["v2"]}]}),
+            )
+        };
+        let proxy = Proxy::with(&[weights(0.5)], &instances);
+        let mut conn = proxy.connect().await;
+        let mut ask = async |line: String| {
+            conn.send(format!("GET /s HTTP/1.1\r\nHost: a\r\n{line}\r\n")).await;
+            conn.answer().await.body
+        };
+        let mut kept = Vec::new();
+        for key in 0..20 {
+            let first = ask(format!("{field}{key}\r\n")).await;
+            // Another id each time: it is the key that counts.
+            for _ in 0..3 {
+                assert_eq!(ask(format!("{field}{key}\r\n")).await, first, "{key}");
+            }
+            kept.push(first);
+        }
+        assert!((4..=16).contains(&kept.iter().filter(|name| *name == "one").count()), "{kept:?}");
+        // Whoever has no key is drawn each time.
+        let mut drawn = Vec::new();
+        for id in 0..20 {
+            drawn.push(ask(format!("X-Request-Id: {id}\r\n")).await);
+        }
+        assert!(drawn.contains(&"one".to_owned()) && drawn.contains(&"two".to_owned()), "{drawn:?}");
+        // More for one takes nobody away from it.
+        proxy.apply(&[weights(0.6)], &instances);
+        for (key, before) in kept.iter().enumerate().filter(|(_, name)| *name == "one") {
+            assert_eq!(ask(format!("{field}{key}\r\n")).await, *before, "{key}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_limits_do_is_seen_while_they_do_it() {
     let (mut held, (bad, _)) = (Instance::start().await, failing(500).await);
     let rules = [

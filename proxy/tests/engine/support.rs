@@ -126,6 +126,16 @@ impl Proxy {
 
     /// Puts other rules and instances in place.
     pub(crate) fn apply(&self, rules: &[Value], instances: &[(&str, &str, String)]) {
+        self.apply_with(rules, instances, |_| {});
+    }
+
+    /// The same with something else about the snapshot.
+    pub(crate) fn apply_with(
+        &self,
+        rules: &[Value],
+        instances: &[(&str, &str, String)],
+        change: impl FnOnce(&mut Snapshot),
+    ) {
         let rules = rules.iter().map(|rule| Arc::new(serde_json::from_value(rule.clone()).unwrap()));
         let instances = instances.iter().enumerate().map(|(at, (service, tag, endpoint))| {
             let kind = if endpoint.starts_with("https") { "https" } else { "http" };
@@ -133,7 +143,8 @@ impl Proxy {
                 "endpoint": {"type": kind, "value": endpoint}});
             Arc::new(serde_json::from_value(instance).unwrap())
         });
-        let snapshot = Snapshot::new(1, rules, instances);
+        let mut snapshot = Snapshot::new(1, rules, instances);
+        change(&mut snapshot);
         self.stage.tables.swap(self.stage.compile(&Snapshot::default(), &snapshot));
     }
 

@@ -25,7 +25,7 @@ impl Circumstances for Noon {
     }
 
     fn client(&self) -> Option<IpAddr> {
-        None
+        Some(worlds::CLIENT.into())
     }
 
     fn admits(&self, fault: &LimitedFault<'_>) -> bool {
@@ -53,9 +53,13 @@ fn retold(table: &RouteTable, decision: &Decision, request: &Request) -> String 
             let path = table.upstream_path(decision, &request.path);
             let (timeout, retries) = (decision.timeout.as_secs_f64(), decision.retries);
             let copy = decision.mirror.map(|at| table.backend(at).dst.clone());
+            let limit = decision.route.and_then(|at| table.route(at).rate_limit());
+            let limit = limit.map(|limit| (limit.requests_per_s, f64::from(limit.burst), decision.limit_key));
+            let policy = decision.route.and_then(|at| table.route(at).retries());
+            let policy = policy.map(|policy| (policy.methods.clone(), policy.budget_percent));
             let (dst, lb) = (&backend.dst, backend.lb.as_str());
             format!(
-                "forward {path} to {dst} {lb} {ids:?} after {delay} within {timeout} retries {retries} copy {copy:?} faults {faults}"
+                "forward {path} to {dst} {lb} {ids:?} after {delay} within {timeout} retries {retries} {policy:?} limit {limit:?} copy {copy:?} faults {faults}"
             )
         }
         Outcome::Answer(at) => {

@@ -1,11 +1,11 @@
 //! The rules read aloud, straight from JSON, in the order of spec 2.7: slow, obvious, and written without
 //! looking at the table. It shares with it the draws alone, since chance is an argument.
 
-use control_api::{RuleId, Snapshot};
+use control_api::{Draw, RuleId, Snapshot};
 use routing::{Half, Purpose, Seed, rule_key};
 use serde_json::Value;
 
-use crate::worlds::{Request, World};
+use crate::worlds::{CLIENT, Request, World};
 
 pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
     let mut rules: Vec<&Value> = world.rules.iter().collect();
@@ -64,8 +64,11 @@ pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
     let seed = Seed::of(request.id.as_bytes());
     let answer = route.map(|rule| &rule["route"]).filter(|route| route["backends"].is_null());
     let backend = route.filter(|_| answer.is_none()).map(|rule| {
-        let draw = seed.draw(Purpose::Split, key(rule)).get();
-        by_weight(rule["route"]["backends"].as_array().unwrap(), draw)
+        let backends = rule["route"]["backends"].as_array().unwrap();
+        match said(&rule["route"]["sticky"], request) {
+            Some(hash) => by_key(backends, &destination, hash),
+            None => by_weight(backends, seed.draw(Purpose::Split, key(rule)).get()),
+        }
     });
     let name = backend.and_then(|backend| backend["name"].as_str()).unwrap_or(&destination);
     let mut tags: Vec<String> = backend.map(|backend| list(&backend["tags"])).unwrap_or_default();
@@ -140,7 +143,19 @@ pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
     }
     let or = |value: &Value, default: f64| value.as_f64().filter(|number| *number > 0.0).unwrap_or(default);
     let times = |name: &str, default| route.map_or(default, |rule| or(&rule["route"][name], default));
-    let (timeout, retries) = (times("http_req_timeout", 15.0), times("http_req_retries", 1.0));
+    let policy = route.map(|rule| &rule["route"]["retries"]).filter(|policy| !policy.is_null());
+    let retries = policy.and_then(|policy| policy["count"].as_f64());
+    let (timeout, retries) =
+        (times("http_req_timeout", 15.0), retries.unwrap_or_else(|| times("http_req_retries", 1.0)));
+    let policy =
+        policy.map(|policy| (list(&policy["methods"]), policy["budget_percent"].as_f64().unwrap_or(20.0)));
+    let limit = route.map(|rule| &rule["route"]["rate_limit"]).filter(|limit| !limit.is_null());
+    let limit = limit.map(|limit| {
+        let rate = limit["requests_per_s"].as_f64().unwrap();
+        // One second's worth, and one at least.
+        let burst = limit["burst"].as_f64().unwrap_or(rate.ceil());
+        (rate, burst, said(&limit["key"], request))
+    });
     let lb = backend.and_then(|backend| backend["lb_type"].as_str()).filter(|lb| !lb.is_empty());
     let lb = lb.unwrap_or("round_robin");
     let copy = route.filter(|rule| !rule["route"]["mirror"].is_null()).and_then(|rule| {
@@ -158,7 +173,7 @@ pub(crate) fn read_aloud(world: &World, request: &Request) -> String {
         (None, None) => stripped(&request.path),
     };
     format!(
-        "forward {path} to {dst} {lb} {ids:?} after {delay} within {timeout} retries {retries} copy {copy:?} faults {faults}"
+        "forward {path} to {dst} {lb} {ids:?} after {delay} within {timeout} retries {retries} {policy:?} limit {limit:?} copy {copy:?} faults {faults}"
     )
 }
 
@@ -260,6 +275,64 @@ fn is_true(world: &World, request: &Request, clause: &Value) -> bool {
         })
 }
 
+/// The hash of what a key looks at, if the request has it.
+fn said(key: &Value, request: &Request) -> Option<u64> {
+    let all = |name: &str, between: &str| {
+        let values = request.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(name));
+        values.map(|field| field.1).collect::<Vec<_>>().join(between)
+    };
+    let text = if let Some(name) = key["header"].as_str() {
+        all(name, ", ")
+    } else if let Some(name) = key["cookie"].as_str() {
+        let cookies = all("cookie", "; ");
+        let mut pairs = cookies.split(';').filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(other, _)| *other == name).map(|(_, value)| value.to_owned()).unwrap_or_default()
+    } else if key["source"] == true {
+        return Some(hash(&CLIENT.octets()));
+    } else {
+        return None;
+    };
+    (!text.is_empty()).then(|| hash(text.as_bytes()))
+}
+
+/// The backend that waits least, where each waits the shorter the more it is to get.
+fn by_key<'r>(backends: &'r [Value], destination: &str, hashed: u64) -> &'r Value {
+    let mut first: Option<(&Value, f64)> = None;
+    for (backend, share) in backends.iter().zip(shares(backends)).filter(|(_, share)| *share > 0.0) {
+        let mut tags = list(&backend["tags"]);
+        tags.sort();
+        let name = backend["name"].as_str().unwrap_or(destination);
+        let dst = if tags.is_empty() { name.to_owned() } else { format!("{name}:{}", tags.join(",")) };
+        let draw = Draw::from_bits(mixed(hashed ^ mixed(hash(dst.as_bytes())))).get();
+        let wait = -(1.0 - draw).ln() / share;
+        if first.is_none_or(|(_, least)| wait < least) {
+            first = Some((backend, wait));
+        }
+    }
+    first.expect("somebody has a share").0
+}
+
+/// Eight bytes at a time, and the length before them.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut state = mixed(bytes.len() as u64);
+    // What is left over counts even when it is nothing.
+    for at in (0..=bytes.len() / 8).map(|word| word * 8) {
+        let mut word = [0; 8];
+        let end = bytes.len().min(at + 8);
+        word[..end - at].copy_from_slice(&bytes[at..end]);
+        state = mixed(state ^ u64::from_le_bytes(word));
+    }
+    state
+}
+
+/// SplitMix64, its output step.
+fn mixed(input: u64) -> u64 {
+    let mut z = input.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 fn uri_covers(uri: &Value, path: &str) -> bool {
     match (uri["path"].as_str(), uri["prefix"].as_str()) {
         (Some(whole), _) => path == whole,
@@ -333,6 +406,15 @@ fn by_weight(backends: &[Value], draw: f64) -> &Value {
         }
     }
     panic!("a draw is below one")
+}
+
+/// The part of all requests that each gets.
+fn shares(backends: &[Value]) -> Vec<f64> {
+    let weight = |backend: &Value| backend["weight"].as_f64();
+    let given: f64 = backends.iter().filter_map(weight).sum();
+    let unset = backends.iter().filter(|backend| weight(backend).is_none()).count() as f64;
+    let whole = if unset > 0.0 { 1.0 } else { given };
+    backends.iter().map(|backend| weight(backend).unwrap_or((1.0 - given) / unset) / whole).collect()
 }
 
 /// The only range of these worlds is `v=^1.2`; the versions are `v=1.1`, `v=1.3` and `v=2.0.0`.

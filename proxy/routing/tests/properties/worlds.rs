@@ -102,6 +102,9 @@ impl Request {
     }
 }
 
+/// Whom every request comes from.
+pub(crate) const CLIENT: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 7);
+
 const SERVICES: [&str; 4] = ["a", "b", "c", "two words"];
 /// As rules write them.
 const TAGS: [&str; 4] = ["t1", "t2", "v=^1.2", "t3"];
@@ -158,7 +161,10 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         "*",
         "/b",
     ];
-    let field = (select(&["x", "Y", "cookie"][..]), select(&["1", "2", "12", "", "1, 2"][..]));
+    let field = (
+        select(&["x", "Y", "cookie"][..]),
+        select(&["1", "2", "12", "", "1, 2", "k=1", "a=b; k=2; k=3", "k="][..]),
+    );
     let hosts = prop_oneof![
         3 => Just("gateway"),
         2 => select(&["a.a8", "b.default.a8:80", "C.A8", "c.A8", "b.other.a8", "nobody.a8", ".a8", "shop.example", "Shop.Example:8080", "x.shop.example"][..]),
@@ -297,13 +303,51 @@ fn route() -> impl Strategy<Value = Value> {
         json!({"service": "c", "tags": ["t1"], "percent": 75}),
     ]);
     let mirror = prop::option::weighted(0.3, mirrors);
-    (weights, (uri, edge, any::<bool>()), times, answer, mirror).prop_map(
-        |(backends, (uri, edge, names_only), (timeout, retries), answer, mirror)| {
+    let keys = || {
+        select(vec![
+            json!({"header": "X"}),
+            json!({"header": "absent"}),
+            json!({"cookie": "k"}),
+            json!({"source": true}),
+        ])
+    };
+    let sticky = prop::option::weighted(0.3, keys());
+    let policies = select(vec![
+        json!({"count": 3}),
+        json!({"count": 2, "methods": ["GET", "PUT"], "budget_percent": 10}),
+        json!({"on": ["connect-failure"], "methods": ["POST"]}),
+    ]);
+    let policy = prop::option::weighted(0.3, policies);
+    let limit = prop::option::weighted(
+        0.3,
+        (select(&[0.5, 10.0][..]), prop::option::of(1..9_u32), prop::option::of(keys())),
+    );
+    (weights, (uri, edge, any::<bool>()), times, answer, (mirror, sticky, policy, limit)).prop_map(
+        |(backends, (uri, edge, names_only), (timeout, retries), answer, (mirror, sticky, policy, limit))| {
             let mut route = answer.unwrap_or_else(
                 || json!({"backends": backends, "http_req_timeout": timeout, "http_req_retries": retries}),
             );
-            if let Some(mirror) = mirror.filter(|_| !route["backends"].is_null()) {
+            let forwards = !route["backends"].is_null();
+            if let Some(mirror) = mirror.filter(|_| forwards) {
                 route["mirror"] = mirror;
+            }
+            if let Some(sticky) = sticky.filter(|_| forwards) {
+                route["sticky"] = sticky;
+            }
+            if let Some(policy) = policy.filter(|_| forwards) {
+                // How often is said in one place.
+                if !policy["count"].is_null() {
+                    route.as_object_mut().unwrap().remove("http_req_retries");
+                }
+                route["retries"] = policy;
+            }
+            if let Some((rate, burst, key)) = limit.filter(|_| forwards) {
+                route["rate_limit"] = json!({"requests_per_s": rate});
+                for (name, value) in [("burst", burst.map(|burst| json!(burst))), ("key", key)] {
+                    if let Some(value) = value {
+                        route["rate_limit"][name] = value;
+                    }
+                }
             }
             match (uri, edge) {
                 (_, Some((host, prefix))) => {
