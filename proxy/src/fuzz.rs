@@ -78,8 +78,7 @@ fn goes_on(bytes: &[u8], read: &head::Head, pairs: &[Pair]) {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
     let caller = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut out = Vec::new();
-    let parents = pairs.iter().filter(|(name, _)| name == "traceparent").map(|(_, value)| &**value);
-    let carried = Carried::of(parents, |name| first_of(pairs, name));
+    let carried = Carried::of(pairs.iter().map(|(name, value)| (name.as_bytes(), &**value)));
     let trace = trace::Onward::unrecorded(carried, [0, 0, 1]);
     let onward = Onward {
         method,

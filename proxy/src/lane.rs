@@ -23,7 +23,7 @@ use self::upload::{Broken, Upload};
 use crate::clock;
 use crate::context::{CLIENT_WITHIN, Cause, Context, Course, DRAIN_WITHIN, REPLAY_BYTES_MAX};
 use crate::counts::Counts;
-use crate::forward::{self, FORWARDED_FOR, REQUEST_ID, TRACEPARENT};
+use crate::forward::{self, FORWARDED_FOR, REQUEST_ID};
 use crate::head::{Fields, Head};
 use crate::held::Held;
 use crate::lines::Onward;
@@ -361,7 +361,7 @@ impl<'a> Request<'a> {
     }
 
     fn trace(&self) -> Carried {
-        Carried::of(self.fields.all(TRACEPARENT.as_str()), |name| self.fields.first(name))
+        Carried::of(self.fields.iter())
     }
 
     fn received(&self, scheme: &'static str) -> Received<'_> {

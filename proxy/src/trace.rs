@@ -41,30 +41,63 @@ pub(crate) struct Onward {
 pub(crate) type Chance = [u64; 3];
 
 impl Carried {
-    /// Reads the values of `traceparent`, of which there must be one, and without any the fields of Zipkin: `b3` before
-    /// those that stand for its parts. `field` gives the first value of a name.
-    pub(crate) fn of<'a>(
-        mut parents: impl Iterator<Item = &'a [u8]>,
-        field: impl Fn(&'static str) -> Option<&'a [u8]>,
-    ) -> Self {
-        if let Some(parent) = parents.next() {
-            let caller = parent_of(parent).filter(|_| parents.next().is_none());
+    /// Reads it from all fields of a request: `traceparent`, of which there must be one, and without any the fields of
+    /// Zipkin, `b3` before those that stand for its parts.
+    pub(crate) fn of<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let found = Found::of(fields);
+        if let Some(parent) = found.parent {
+            let caller = parent_of(parent).filter(|_| !found.another_parent);
             return caller.map_or(Self::Nothing(None), Self::Parent);
         }
-        if let Some(b3) = field("b3") {
+        if let Some(b3) = found.b3 {
             return single(b3);
         }
-        let sampled = || match field("x-b3-sampled") {
-            _ if field("x-b3-flags") == Some(b"1") => Some(true),
+        let sampled = match found.sampled {
+            _ if found.flags == Some(b"1") => Some(true),
             Some(b"1" | b"true") => Some(true),
             Some(b"0" | b"false") => Some(false),
             _ => None,
         };
-        let ids = field("x-b3-traceid").map(|trace| ids(trace, field("x-b3-spanid").unwrap_or_default()));
-        match ids {
-            Some(Some((trace, span))) => Self::Zipkin(Caller { trace, span, sampled: sampled() }),
-            Some(None) | None => Self::Nothing(sampled()),
+        match ids(found.trace.unwrap_or_default(), found.span.unwrap_or_default()) {
+            Some((trace, span)) => Self::Zipkin(Caller { trace, span, sampled }),
+            None => Self::Nothing(sampled),
         }
+    }
+}
+
+/// The first value of each field that says something of a trace.
+#[derive(Default)]
+struct Found<'a> {
+    parent: Option<&'a [u8]>,
+    another_parent: bool,
+    b3: Option<&'a [u8]>,
+    trace: Option<&'a [u8]>,
+    span: Option<&'a [u8]>,
+    sampled: Option<&'a [u8]>,
+    flags: Option<&'a [u8]>,
+}
+
+impl<'a> Found<'a> {
+    /// One look at every field: most requests have none of these.
+    fn of(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut found = Self::default();
+        for (name, value) in fields {
+            let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+            let place = match name.len() {
+                2 if is(b"b3") => &mut found.b3,
+                10 if is(b"x-b3-flags") => &mut found.flags,
+                11 if is(b"x-b3-spanid") => &mut found.span,
+                11 if is(b"traceparent") => {
+                    found.another_parent = found.parent.is_some();
+                    &mut found.parent
+                }
+                12 if is(b"x-b3-traceid") => &mut found.trace,
+                12 if is(b"x-b3-sampled") => &mut found.sampled,
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        found
     }
 }
 
@@ -155,10 +188,9 @@ mod tests {
     const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
     const SPAN: u64 = 0xb7ad_6b71_6920_3331;
 
-    fn carried(parents: &[&str], fields: &[(&str, &'static str)]) -> Carried {
-        let field =
-            |name: &str| fields.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_bytes());
-        Carried::of(parents.iter().map(|value| value.as_bytes()), field)
+    fn carried(parents: &[&str], fields: &[(&str, &str)]) -> Carried {
+        let parents = parents.iter().map(|value| (&b"TraceParent"[..], value.as_bytes()));
+        Carried::of(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).chain(parents))
     }
 
     fn caller(sampled: Option<bool>) -> Caller {
@@ -284,10 +316,9 @@ mod tests {
             let alphabet = b"0123456789abcdefABCDEF-d x\xff";
             let len = chance.usize(..70);
             let bytes: Vec<u8> = (0..len).map(|_| alphabet[chance.usize(..alphabet.len())]).collect();
-            let field = |name: &str| (name == "b3" || seed % 2 == 0).then_some(&bytes[..]);
-            let _ = Carried::of([&bytes[..]].into_iter(), field);
-            let _ = Carried::of(std::iter::empty(), field);
-            let _ = Carried::of(std::iter::empty(), |name| field(name).filter(|_| name != "b3"));
+            for names in [&["traceparent"][..], &["b3"], &["x-b3-traceid", "x-b3-spanid", "x-b3-sampled"]] {
+                let _ = Carried::of(names.iter().map(|name| (name.as_bytes(), &bytes[..])));
+            }
         }
     }
 }

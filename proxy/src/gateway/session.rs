@@ -11,7 +11,7 @@ use pingora::{Error, ErrorType, Result};
 use routing::RequestHead;
 
 use crate::context::{CLIENT_WITHIN, Context, DRAIN_WITHIN, REPLAY_BYTES_MAX, Replay};
-use crate::forward::{self, TRACEPARENT};
+use crate::forward;
 use crate::grpc;
 use crate::head::is_host;
 use crate::mirror;
@@ -221,8 +221,7 @@ pub(super) fn head_of(request: &RequestHeader) -> RequestHead<'_> {
 
 /// What a request carries of a trace.
 pub(super) fn carried(request: &RequestHeader) -> Carried {
-    let parents = request.headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
-    Carried::of(parents, |name| request.headers.get(name).map(HeaderValue::as_bytes))
+    Carried::of(request.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
 }
 
 /// What the client speaks.
