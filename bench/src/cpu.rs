@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// How many processors this process may use, as found before it was pinned.
 pub(crate) fn cores() -> usize {
@@ -37,6 +38,12 @@ pub(crate) fn spent(pid: u32) -> Option<Duration> {
         children.extend(read("children").split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
     }
     Some(children.into_iter().filter_map(spent).fold(Duration::from_nanos(nanos), |sum, child| sum + child))
+}
+
+/// Time of this thread on a processor so far, to the nanosecond.
+pub(crate) fn spent_here() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or_default())
 }
 
 fn first_number(text: &str) -> u64 {

@@ -95,6 +95,10 @@ pub(crate) fn run(args: &Args, dir: &Path) -> io::Result<Result<Value, String>> 
     add("watchers woken by one change, p50 ms", micros(woken.quantile(0.5)) / 1e3, 0, None);
     add("watchers woken by one change, p99 ms", micros(woken.quantile(0.99)) / 1e3, 0, Some(AtMost(750.0)));
     add("renewal in the core, ns", core.renewal_ns, 0, Some(AtMost(100.0)));
+    add("renewal in the core, many in one go, ns", core.batched_ns, 0, Some(AtMost(100.0)));
+    add("  a read from memory that waits for the one before, ns", core.read_ns, 0, None);
+    add("sweep, all renewed in time, ms", core.sweep_ms.0, 2, Some(AtMost(1.0)));
+    add("  the longest, ms", core.sweep_ms.1, 2, None);
     add("memory of an instance beyond its text, bytes", core.bytes_each, 0, Some(AtMost(1_024.0)));
     let redis = redis(args, dir, &ids)?;
     if let Some(redis) = &redis {

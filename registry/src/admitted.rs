@@ -7,6 +7,8 @@ use std::time::Duration;
 use registry_api::{ContentHash, Instance};
 use serde::{Deserialize, Serialize};
 
+use crate::lease;
+
 /// What clients of another protocol said about an instance beyond its native record: text that only that
 /// protocol's own module writes and reads. It is kept with the instance and no part of what watchers see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +38,8 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// Measures an instance. A heartbeat is no content, so its time is dropped.
+    /// Measures an instance. A heartbeat is no content, so its time is dropped. The lease is cut to what one can be
+    /// ([`lease::whole`]).
     pub fn new(instance: Instance, ttl: Duration) -> Self {
         let instance = Instance { last_heartbeat: None, ..instance };
         // The canonical bytes of `Instance::content_hash`, which serve for the length as well.
@@ -45,7 +48,7 @@ impl Admitted {
             hash: ContentHash::of(&json),
             bytes: json.len() + 1,
             instance: Arc::new(instance),
-            ttl,
+            ttl: lease::whole(ttl),
             extension: None,
         }
     }

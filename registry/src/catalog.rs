@@ -1,7 +1,7 @@
 //! The instances of one namespace: commands go in, changes come out. Pure: time is an argument, and who
 //! asks, who listens and where it is kept are other files' business.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use registry_api::{Change, ContentHash, Instance, InstanceId, Reason, ServiceName, Status};
@@ -13,10 +13,12 @@ use crate::preservation::{self, Preservation, Threshold};
 use crate::query::Query;
 use crate::recent::{Action, Recent};
 use crate::timestamp::Timestamp;
-use crate::wheel::{Slot, Wheel};
+use crate::wheel::Wheel;
 
+mod entries;
 mod read_only;
 
+use entries::{At, Entries, Entry, Held};
 use read_only::ReadOnly;
 pub use read_only::Source;
 
@@ -54,7 +56,7 @@ pub enum Refused {
 /// The instances of one namespace.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    entries: HashMap<InstanceId, Entry>,
+    entries: Entries,
     services: BTreeMap<ServiceName, Service>,
     // The services by their names in upper case, for protocols whose names have no case.
     folded: BTreeMap<String, BTreeSet<ServiceName>>,
@@ -65,7 +67,7 @@ pub struct Catalog {
     recent: Recent,
     edits: u64,
     // Exactly the instances that can expire.
-    leases: Wheel<InstanceId>,
+    leases: Wheel,
     // Before this moment no renewal could be heard.
     heard_since: Timestamp,
     capacity: Option<usize>,
@@ -73,21 +75,10 @@ pub struct Catalog {
     read_only: ReadOnly,
 }
 
-#[derive(Debug)]
-struct Entry {
-    instance: Arc<Instance>,
-    hash: ContentHash,
-    bytes: usize,
-    extension: Option<Extension>,
-    registered_at: Timestamp,
-    lease: Lease,
-    // None: it never expires.
-    filed: Option<Slot>,
-}
-
 #[derive(Debug, Default)]
 struct Service {
-    ids: BTreeSet<InstanceId>,
+    // Where they are; the order of the ids is that of the answers.
+    ids: BTreeMap<InstanceId, At>,
     hash: ContentHash,
     bytes: usize,
 }
@@ -136,7 +127,19 @@ impl Catalog {
 
     /// Renews a lease. Not a change, so a shared reference is enough.
     pub fn renew(&self, id: &(impl AsRef<str> + ?Sized), now: Timestamp) -> Result<(), Refused> {
-        self.writable(id.as_ref()).map(|entry| entry.lease.renew(now)).ok_or(Refused::Unknown)
+        let lease = self.entries.lease(id.as_ref()).filter(|lease| lease.is_ours());
+        lease.map(|lease| lease.renew(now)).ok_or(Refused::Unknown)
+    }
+
+    /// Renews many leases, and says of each, in the same order, whether it is known.
+    pub fn renew_all(&self, ids: &[impl AsRef<str>], now: Timestamp, mut known: impl FnMut(bool)) {
+        self.entries.leases(ids, |lease| {
+            let lease = lease.filter(|lease| lease.is_ours());
+            known(lease.is_some());
+            if let Some(lease) = lease {
+                lease.renew(now);
+            }
+        });
     }
 
     /// Removes every instance whose lease ran out strictly before `now` and that is not held, in the order of
@@ -144,25 +147,25 @@ impl Catalog {
     pub fn expire(&mut self, now: Timestamp) -> Vec<Change> {
         self.recent.sweep(now);
         let leases = self.leases.len();
-        let mut due = self.leases.due(now);
-        due.sort_unstable();
         let mut overdue = Vec::new();
-        for id in due {
-            // A key that came up is in no slot any more.
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            entry.filed = None;
-            let deadline = entry.lease.deadline(self.heard_since);
-            if now > deadline {
-                overdue.push(id);
-            } else {
-                self.preservation.forget(&id);
-                entry.filed = Some(self.leases.file(id, deadline));
+        for at in self.leases.due(now) {
+            let deadline = self.entries.lease_at(at).deadline(self.heard_since);
+            if now <= deadline {
+                self.leases.file(at, deadline);
+            }
+            // A hold ends with the silence; without one, nothing but the lease is looked at.
+            if now > deadline || self.preservation.held() > 0 {
+                let Some(held) = self.entries.at(at) else { continue };
+                let id = &held.entry.instance.id;
+                if now > deadline { overdue.push(id.clone()) } else { self.preservation.forget(id) }
             }
         }
+        overdue.sort_unstable();
         let judged = self.preservation.judge(overdue, leases, now);
         for id in judged.stay {
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            entry.filed = Some(self.leases.file(id, now.plus(preservation::LOOK_PERIOD)));
+            if let Some(at) = self.entries.find(id.as_str()) {
+                self.leases.file(at, now.plus(preservation::LOOK_PERIOD));
+            }
         }
         let mut changes = Vec::new();
         for id in &judged.go {
@@ -262,7 +265,7 @@ impl Catalog {
 
     /// One instance.
     pub fn get(&self, id: &str) -> Option<Leased> {
-        self.entries.get(id).map(Entry::leased)
+        self.entries.get(id).map(|held| held.leased())
     }
 
     /// All instances, by service and id.
@@ -284,8 +287,8 @@ impl Catalog {
     /// The instances that a query means, by service and id.
     pub fn list(&self, query: &Query) -> Vec<Leased> {
         if let Some(id) = query.id() {
-            let entry = self.entries.get(id).filter(|entry| query.matches(&entry.instance));
-            return entry.map(Entry::leased).into_iter().collect();
+            let held = self.entries.get(id).filter(|held| query.matches(&held.entry.instance));
+            return held.map(|held| held.leased()).into_iter().collect();
         }
         let fits = |leased: &Leased| query.matches(&leased.instance);
         match query.service() {
@@ -295,7 +298,7 @@ impl Catalog {
     }
 
     fn members(&self, service: &Service) -> impl Iterator<Item = Leased> {
-        service.ids.iter().filter_map(|id| self.entries.get(id)).map(Entry::leased)
+        service.ids.values().filter_map(|at| self.entries.at(*at)).map(|held| held.leased())
     }
 
     fn register(&mut self, admitted: Admitted, now: Timestamp) -> Result<Vec<Change>, Refused> {
@@ -309,15 +312,16 @@ impl Catalog {
             // Watchers hear in one answer that the one went and the other came.
             changes.extend(self.remove(&id, Reason::Deregistered, now));
         }
-        match self.entries.get_mut(&id) {
-            Some(entry) if entry.is(&admitted) => {
-                entry.lease.renew(now);
-                entry.registered_at = now;
+        match self.entries.get(id.as_str()) {
+            Some(held) if held.is(&admitted) => {
+                held.lease.renew(now);
+                let at = held.at;
+                self.entries.registered_again(at, now);
                 self.note(&id, Action::Added, now);
                 return Ok(changes);
             }
             // The id alone identifies; watchers know it under its service too and must hear that it left.
-            Some(entry) if entry.instance.service_name != admitted.instance().service_name => {
+            Some(held) if held.entry.instance.service_name != admitted.instance().service_name => {
                 changes.extend(self.remove(&id, Reason::Deregistered, now));
             }
             Some(_) => {}
@@ -331,16 +335,16 @@ impl Catalog {
 
     fn amend(&mut self, admitted: Admitted, lived: Lived, now: Timestamp) -> Result<Vec<Change>, Refused> {
         let id = admitted.instance().id.clone();
-        let entry = self.writable(id.as_str()).ok_or(Refused::Unknown)?;
+        let held = self.writable(id.as_str()).ok_or(Refused::Unknown)?;
         let renewed_at = match lived {
             Lived::Renewed => now,
-            Lived::On => entry.lease.renewed_at(),
+            Lived::On => held.lease.renewed_at(),
         };
-        if entry.is(&admitted) {
-            entry.lease.renew(renewed_at);
+        if held.is(&admitted) {
+            held.lease.renew(renewed_at);
             return Ok(Vec::new());
         }
-        let registered_at = entry.registered_at;
+        let registered_at = held.entry.registered_at;
         let changed = self.replace(admitted, renewed_at, registered_at);
         self.note(&id, Action::Modified, now);
         Ok(changed.into_iter().collect())
@@ -354,7 +358,8 @@ impl Catalog {
         registered_at: Timestamp,
     ) -> Option<Change> {
         let instance = Arc::clone(admitted.instance());
-        let same_content = self.entries.get(&instance.id).is_some_and(|entry| entry.hash == admitted.hash());
+        let before = self.entries.get(instance.id.as_str());
+        let same_content = before.is_some_and(|held| held.entry.hash == admitted.hash());
         let (bytes, service_before) = (admitted.bytes(), self.service_hash(&instance.service_name));
         self.insert(admitted, renewed_at, registered_at);
         if same_content {
@@ -365,7 +370,7 @@ impl Catalog {
         Some(change)
     }
 
-    fn insert(&mut self, admitted: Admitted, renewed_at: Timestamp, registered_at: Timestamp) {
+    fn insert(&mut self, admitted: Admitted, renewed_at: Timestamp, registered_at: Timestamp) -> At {
         let (hash, bytes) = (admitted.hash(), admitted.bytes());
         let lease = Lease::begin(admitted.ttl(), renewed_at);
         let extension = admitted.extension().cloned();
@@ -378,19 +383,23 @@ impl Catalog {
             let folded = self.folded.entry(folded(instance.service_name.as_str())).or_default();
             folded.insert(instance.service_name.clone());
         }
-        let service = self.services.entry(instance.service_name.clone()).or_default();
-        service.ids.insert(id.clone());
+        let expiring = expires(&instance).then(|| lease.deadline(self.heard_since));
+        let service_name = instance.service_name.clone();
+        let at = self.entries.insert(Entry { instance, hash, bytes, extension, registered_at }, lease);
+        let service = self.services.entry(service_name).or_default();
+        service.ids.insert(id, at);
         service.hash = service.hash.with(hash);
         service.bytes += bytes;
         self.hash = self.hash.with(hash);
         self.bytes += bytes;
-        let filed =
-            expires(&instance).then(|| self.leases.file(id.clone(), lease.deadline(self.heard_since)));
-        self.entries.insert(id, Entry { instance, hash, bytes, extension, registered_at, lease, filed });
+        if let Some(deadline) = expiring {
+            self.leases.file(at, deadline);
+        }
+        at
     }
 
     fn remove(&mut self, id: &InstanceId, reason: Reason, now: Timestamp) -> Option<Change> {
-        let service_name = self.entries.get(id)?.instance.service_name.clone();
+        let service_name = self.entries.get(id.as_str())?.entry.instance.service_name.clone();
         let service_before = self.service_hash(&service_name);
         self.note(id, Action::Deleted, now);
         self.take_out(id)?;
@@ -403,19 +412,17 @@ impl Catalog {
     }
 
     fn note(&mut self, id: &InstanceId, action: Action, now: Timestamp) {
-        if let Some(entry) = self.entries.get(id) {
-            self.recent.record(action, entry.leased(), now);
+        if let Some(held) = self.entries.get(id.as_str()) {
+            self.recent.record(action, held.leased(), now);
         }
     }
 
     /// Undoes [`Self::insert`].
     fn take_out(&mut self, id: &InstanceId) -> Option<()> {
-        let entry = self.entries.remove(id)?;
+        let (at, entry) = self.entries.remove(id.as_str())?;
         self.read_only.forget(id);
         self.preservation.forget(id);
-        if let Some(slot) = entry.filed {
-            self.leases.unfile(id, slot);
-        }
+        self.leases.unfile(at);
         self.hash = self.hash.without(entry.hash);
         self.bytes -= entry.bytes;
         if let Some(count) = self.statuses.get_mut(entry.instance.status.as_str()) {
@@ -456,25 +463,6 @@ pub fn folded(name: &str) -> String {
 /// An operator took it out to look at it; it stays until somebody deletes it (spec/registry.md 1.6).
 fn expires(instance: &Instance) -> bool {
     instance.status.as_str() != Status::OUT_OF_SERVICE
-}
-
-impl Entry {
-    /// Whether a registration says nothing new.
-    fn is(&self, admitted: &Admitted) -> bool {
-        self.hash == admitted.hash()
-            && self.lease.ttl() == admitted.ttl()
-            && self.extension.as_ref() == admitted.extension()
-    }
-
-    fn leased(&self) -> Leased {
-        Leased {
-            instance: Arc::clone(&self.instance),
-            renewed_at: self.lease.renewed_at(),
-            ttl: self.lease.ttl(),
-            registered_at: self.registered_at,
-            extension: self.extension.clone(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,17 +6,36 @@ use std::time::Duration;
 
 use crate::timestamp::Timestamp;
 
-/// A promise to come back within `ttl`.
+/// The longest lease: as many seconds as a registration can ask for (spec/registry.md 1.2), 136 years.
+pub const TTL_MAX: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// A promise to come back within `ttl`. Small, because every renewal brings it into the cache.
 #[derive(Debug)]
 pub struct Lease {
     renewed_at_ms: AtomicU64,
-    ttl: Duration,
+    ttl_secs: u32,
+    // Below a thousand.
+    ttl_millis: u16,
+    ours: bool,
 }
 
 impl Lease {
-    /// Begins now.
+    /// Begins now, for whole milliseconds up to [`TTL_MAX`].
     pub fn begin(ttl: Duration, now: Timestamp) -> Self {
-        Self { renewed_at_ms: AtomicU64::new(now.as_millis()), ttl }
+        let ttl = whole(ttl);
+        let ttl_secs = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+        let ttl_millis = ttl.subsec_millis() as u16;
+        Self { renewed_at_ms: AtomicU64::new(now.as_millis()), ttl_secs, ttl_millis, ours: true }
+    }
+
+    /// That of an instance which lives elsewhere: nobody renews it here (spec/registry.md 7.1).
+    pub fn elsewhere(ttl: Duration, now: Timestamp) -> Self {
+        Self { ours: false, ..Self::begin(ttl, now) }
+    }
+
+    /// Whether it may be renewed here.
+    pub fn is_ours(&self) -> bool {
+        self.ours
     }
 
     /// Begins anew. Lazy: nothing but this number moves, and a shared reference is enough, so that
@@ -33,14 +52,20 @@ impl Lease {
 
     /// How long one renewal lasts.
     pub fn ttl(&self) -> Duration {
-        self.ttl
+        Duration::from_secs(self.ttl_secs.into()) + Duration::from_millis(self.ttl_millis.into())
     }
 
     /// The instance may be removed strictly after this moment, never at it (spec/registry.md 1.6). Time
     /// before `heard_since` does not count, since no renewal could be heard then.
     pub fn deadline(&self, heard_since: Timestamp) -> Timestamp {
-        self.renewed_at().max(heard_since).plus(self.ttl)
+        self.renewed_at().max(heard_since).plus(self.ttl())
     }
+}
+
+/// As long as a lease can be: whole milliseconds, at most [`TTL_MAX`].
+pub fn whole(ttl: Duration) -> Duration {
+    let ttl = ttl.min(TTL_MAX);
+    Duration::new(ttl.as_secs(), ttl.subsec_millis() * 1_000_000)
 }
 
 #[cfg(test)]
@@ -65,5 +90,17 @@ mod tests {
         lease.renew(at(500));
         lease.renew(at(400));
         assert_eq!(lease.deadline(at(0)), at(1_500));
+    }
+
+    #[test]
+    fn a_lease_lasts_whole_milliseconds_up_to_its_maximum() {
+        for (asked, lasts) in [
+            (Duration::from_millis(1_999), Duration::from_millis(1_999)),
+            (Duration::from_micros(1_500), Duration::from_millis(1)),
+            (TTL_MAX, TTL_MAX),
+            (Duration::MAX, TTL_MAX),
+        ] {
+            assert_eq!((Lease::begin(asked, at(0)).ttl(), whole(asked)), (lasts, lasts));
+        }
     }
 }

@@ -76,8 +76,7 @@ impl Tenant {
         let mut known = Vec::with_capacity(ids.len());
         // In pieces: a registration that waits for the lock also holds up whoever reads after it.
         for some in ids.chunks(RENEWED_AT_ONCE_MAX) {
-            let catalog = self.read();
-            known.extend(some.iter().map(|id| catalog.renew(id, now).is_ok()));
+            self.read().renew_all(some, now, |is_known| known.push(is_known));
         }
         known
     }

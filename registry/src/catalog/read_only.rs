@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use registry_api::{Change, InstanceId, Reason};
 
-use super::{Catalog, Entry, Leased};
+use super::{Catalog, Held, Leased};
 use crate::admitted::Admitted;
 use crate::history::Recorded;
+use crate::lease::Lease;
 use crate::recent::Action;
 use crate::timestamp::Timestamp;
 
@@ -72,7 +73,7 @@ impl Catalog {
             }
         }
         for id in &ids {
-            let registered = self.entries.contains_key(id) && !self.read_only.shows(id.as_str());
+            let registered = self.entries.lease(id.as_str()).is_some_and(Lease::is_ours);
             let earlier = self.read_only.shown.get(id).is_some_and(|shown| *shown < source);
             if !registered && !earlier {
                 changes.extend(self.unshadow(id, now));
@@ -90,23 +91,22 @@ impl Catalog {
             self.read_only.sets.iter().find_map(|(source, set)| Some((*source, set.get(id)?.clone())));
         let Some((source, admitted)) = first else { return Vec::new() };
         let mut changes = Vec::new();
-        if let Some(entry) = self.entries.get(id) {
-            if entry.hash == admitted.hash() {
+        if let Some(held) = self.entries.get(id.as_str()) {
+            if held.entry.hash == admitted.hash() {
                 self.read_only.shown.insert(id.clone(), source);
                 return changes;
             }
-            if entry.instance.service_name != admitted.instance().service_name {
+            if held.entry.instance.service_name != admitted.instance().service_name {
                 changes.extend(self.remove(id, Reason::Deregistered, now));
             }
         }
         let change = Change::Put(std::sync::Arc::clone(admitted.instance()));
         let service_before = self.service_hash(&admitted.instance().service_name);
-        let bytes = admitted.bytes();
-        self.insert(admitted, now, now);
+        let (bytes, ttl) = (admitted.bytes(), admitted.ttl());
+        let at = self.insert(admitted, now, now);
         // It does not live here, so it does not die here either.
-        if let Some(slot) = self.entries.get_mut(id).and_then(|entry| entry.filed.take()) {
-            self.leases.unfile(id, slot);
-        }
+        self.entries.set_lease(at, Lease::elsewhere(ttl, now));
+        self.leases.unfile(at);
         self.read_only.shown.insert(id.clone(), source);
         self.note(id, Action::Added, now);
         self.history.record(Recorded { change: change.clone(), service_before, bytes });
@@ -142,7 +142,7 @@ impl Catalog {
     }
 
     /// The entry of an id that may be renewed or removed.
-    pub(super) fn writable(&self, id: &str) -> Option<&Entry> {
-        self.entries.get(id).filter(|_| !self.read_only.shows(id))
+    pub(super) fn writable(&self, id: &str) -> Option<Held<'_>> {
+        self.entries.get(id).filter(|held| held.lease.is_ours())
     }
 }
