@@ -22,6 +22,7 @@ use crate::mirror::Draft;
 use crate::respond::Reply;
 use crate::signals::{Signals, Watch};
 use crate::tables::Table;
+use crate::throttle::{Flow, Limits};
 use crate::trace::{Carried, Onward};
 use crate::tracer::{Span, Tracer};
 
@@ -56,6 +57,8 @@ pub(crate) struct Context {
     body_ended: bool,
     /// The current attempt had to connect first.
     connected: bool,
+    /// The body of the answer, where nobody but the engine itself can hold it back.
+    pub(crate) flow: Option<Flow>,
     signals: Option<Arc<Signals>>,
     decision: Option<Decision>,
     seed: Seed,
@@ -97,7 +100,7 @@ pub(crate) enum Course {
 }
 
 /// Where one attempt goes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// The name that the certificate must carry; `None` for plain text. Never empty.
@@ -173,6 +176,7 @@ impl Context {
             keepalive: None,
             body_ended: false,
             connected: false,
+            flow: None,
             signals: None,
             decision: None,
             seed: Seed::of(b""),
@@ -225,13 +229,16 @@ impl Context {
         }
     }
 
-    /// Decides the request; how long to hold it first.
+    /// Decides the request, once; how long to hold it first.
     pub(crate) fn decide(
         &mut self,
         head: &RequestHead<'_>,
         client: Option<IpAddr>,
         counts: &Counts,
     ) -> Duration {
+        if let Some(decision) = &self.decision {
+            return decision.faults.delay;
+        }
         let client = client.map(|client| client.to_canonical());
         let moment = Moment { counts, unix_s: unix_s(self.wall), client, met: Mutex::default() };
         let decision = self.table.decide(head, self.seed, &moment);
@@ -244,6 +251,24 @@ impl Context {
     pub(crate) fn delayed(&mut self) {
         self.flags.set(Flag::DelayInjected);
         self.faulted(Fault::Delay);
+    }
+
+    /// What a rule does to the body of the answer. The general engine does it; the lane leaves such requests to it.
+    pub(crate) fn limits(&self) -> Option<Limits> {
+        let decision = self.decision.as_ref()?;
+        matches!(decision.outcome, Outcome::Forward(_)).then(|| Limits::of(&decision.faults)).flatten()
+    }
+
+    /// Notes that the body of the answer is slowed down.
+    pub(crate) fn slowed_down(&mut self) {
+        self.flags.set(Flag::FaultInjected);
+        self.faulted(Fault::Bandwidth);
+    }
+
+    /// Notes that the answer was cut off.
+    pub(crate) fn cut_off(&mut self) {
+        self.flags.set(Flag::FaultInjected);
+        self.faulted(Fault::Truncate);
     }
 
     /// What happens next. The time of the request starts now: injected delays are not charged to it.

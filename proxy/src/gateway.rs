@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
-use http::{HeaderValue, Version};
+use http::{HeaderValue, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -38,8 +38,10 @@ use crate::mirror::Mirrors;
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
 use crate::signals::Signals;
+use crate::strait::{self, Cut, StraitConnect};
 use crate::tables::Tables;
-use crate::upstream::{self, Protocol};
+use crate::throttle::Flow;
+use crate::upstream::{self, Protocol, Secure};
 use crate::wire::{Complaint, complaint};
 
 /// The error of a request that ends without an answer on purpose.
@@ -53,6 +55,16 @@ pub(crate) struct Gateway {
     pub(crate) delayed: Arc<AtomicUsize>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) mirrors: Arc<Mirrors>,
+    /// For instances that speak TLS and whose answers are held back.
+    pub(crate) secure: Arc<Secure>,
+}
+
+/// What the connection tells the request that begins.
+pub(crate) struct Entry {
+    /// Where its deadline is looked at.
+    pub(crate) signals: Arc<Signals>,
+    /// The request as far as the lane has brought it.
+    pub(crate) context: Option<Box<Context>>,
 }
 
 #[async_trait]
@@ -64,10 +76,13 @@ impl ProxyHttp for Gateway {
         Context::new(self.tables.pin(), clock::now(), clock::wall())
     }
 
-    /// The connection tells every request where its deadline is looked at.
+    /// A request may come with its fate: then it is not decided again, by another table or by other draws.
     fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Context, given: Box<dyn Any + Send + Sync>) {
-        if let Ok(signals) = given.downcast::<Arc<Signals>>() {
-            ctx.watched_by(*signals);
+        if let Ok(entry) = given.downcast::<Entry>() {
+            if let Some(context) = entry.context {
+                *ctx = *context;
+            }
+            ctx.watched_by(entry.signals);
         }
     }
 
@@ -75,8 +90,10 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if ctx.decision().is_none() {
+            ctx.join(carried(session.req_header()), self.reports.tracer.as_deref());
+        }
         let admitted = admit(session, ctx);
-        ctx.join(carried(session.req_header()), self.reports.tracer.as_deref());
         limit(session, ctx);
         if let Err(reply) = admitted {
             return session::answer(session, &reply, ctx).await;
@@ -115,9 +132,19 @@ impl ProxyHttp for Gateway {
             request if is_grpc(request) => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let peer = ctx
-            .begin_attempt(clock::now())
-            .and_then(|target| upstream::peer(&target, protocol).ok_or(Cause::Unreachable));
+        let limits = ctx.limits().filter(|_| protocol == Protocol::Http1);
+        let peer = ctx.begin_attempt(clock::now()).and_then(|target| {
+            let peer = match limits {
+                Some(limits) => upstream::narrow_peer(StraitConnect {
+                    target,
+                    method: session.req_header().method.as_str().to_owned(),
+                    limits,
+                    secure: Arc::clone(&self.secure),
+                }),
+                None => upstream::peer(&target, protocol),
+            };
+            peer.ok_or(Cause::Unreachable)
+        });
         peer.map_err(|cause| {
             let mut error = Error::new_up(ErrorType::ConnectError);
             error.set_retry(ctx.failed(cause, replay(session), clock::now()));
@@ -202,7 +229,8 @@ impl ProxyHttp for Gateway {
             request.insert_header(CONNECTION, HeaderValue::from_static("te"))?;
         }
         // Pingora keeps no connection that a request wants closed, and does not count requests.
-        if ctx.counts_requests_of_connections() && !ctx.upgrade && !is_grpc(received) {
+        let single = ctx.counts_requests_of_connections() || ctx.limits().is_some();
+        if single && !ctx.upgrade && !is_grpc(received) {
             let te = request.headers.contains_key(CONNECTION);
             let options = if te { "te, close" } else { "close" };
             request.insert_header(CONNECTION, HeaderValue::from_static(options))?;
@@ -266,6 +294,15 @@ impl ProxyHttp for Gateway {
             return Err(error);
         }
         ctx.unwatch();
+        let bodied = session.req_header().method != Method::HEAD && !matches!(status, 101 | 204 | 304);
+        if let Some(limits) = ctx.limits().filter(|_| bodied) {
+            if limits.bytes_per_s.is_some() {
+                ctx.slowed_down();
+            }
+            if ctx.upgrade || is_grpc(session.req_header()) {
+                ctx.flow = Some(Flow::new(limits));
+            }
+        }
         if status == 101 {
             ctx.switch();
         } else {
@@ -278,6 +315,25 @@ impl ProxyHttp for Gateway {
             edit_answer(answer, edits)?;
         }
         Ok(())
+    }
+
+    /// Holds back what no connection to an instance does: Pingora waits as long as it is told to before it goes on. It writes
+    /// several pieces at once, so that a cut may take a little of what came before it along.
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        let Some(flow) = &mut ctx.flow else { return Ok(None) };
+        let len = body.as_ref().map_or(0, Bytes::len) as u64;
+        let Some(wait) = flow.piece(len, clock::now().saturating_duration_since(ctx.started)) else {
+            // Nobody is told why.
+            ctx.close = true;
+            return Err(Error::because(ErrorType::ReadError, "the limit of the answer", Cut));
+        };
+        Ok((!wait.is_zero()).then_some(wait))
     }
 
     fn error_while_proxy(
@@ -325,6 +381,9 @@ impl ProxyHttp for Gateway {
         let chosen = ctx.flags.has(Flag::FaultInjected);
         let sent = sent.filter(|status| !(100..200).contains(status) || *status == 101 || chosen);
         let status = sent.unwrap_or(if ctx.close { 0 } else { CLIENT_LEFT });
+        if error.is_some_and(strait::is_cut) {
+            ctx.cut_off();
+        }
         if let (Some(200..500), Some(cause)) = (sent, error.and_then(upstream::cause)) {
             ctx.broke_off(cause, clock::now());
         }

@@ -12,8 +12,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use http::HeaderValue;
 use routing::RequestHead;
 use tokio::time::sleep;
@@ -52,6 +53,24 @@ pub(crate) struct Lane {
     pub(crate) mirrors: Arc<Mirrors>,
 }
 
+/// A request on its way to the general engine: nothing of its body was read.
+pub(crate) struct Passed {
+    pub(crate) wire: Box<Wire>,
+    /// Its head, as it came.
+    pub(crate) bytes: BytesMut,
+    /// What was decided about it; `None` where that is yet to be done.
+    pub(crate) context: Option<Box<Context>>,
+}
+
+impl Passed {
+    /// A request that nobody has looked at beside its head, the first that `wire` holds.
+    pub(crate) fn unseen(mut wire: Box<Wire>, head: &Head) -> Self {
+        wire.admit(head);
+        let bytes = wire.take(head.len);
+        Self { wire, bytes, context: None }
+    }
+}
+
 /// A request as it was read.
 struct Request<'a> {
     method: &'a str,
@@ -83,32 +102,41 @@ impl Lane {
         }
     }
 
-    /// One request, whose head is the first that `wire` holds; the connection, if another may follow.
-    pub(crate) async fn request(&self, mut wire: Box<Wire>, head: Head) -> Option<Box<Wire>> {
-        wire.admit(&head);
-        let bytes = wire.take(head.len);
-        let request = Request::of(&bytes, &head);
+    /// One request, whose head is the first that `wire` holds; the connection, if another may follow. A request whose
+    /// rule asks for more than the lane can do is given back as it came, with what was decided about it.
+    pub(crate) async fn request(&self, wire: Box<Wire>, head: &Head) -> Result<Option<Box<Wire>>, Passed> {
+        let Passed { mut wire, bytes, .. } = Passed::unseen(wire, head);
+        let request = Request::of(&bytes, head);
         let mut law = Context::new(self.tables.pin(), clock::now(), clock::wall());
-        let ended = self.perform(&mut wire, &request, &mut law).await;
-        let scheme = forward::scheme(wire.is_secure());
-        self.reports.finished(&law, request.received(scheme), ended.status, clock::now());
-        drop(law);
-        if !ended.keep {
-            return None;
-        }
-        // What is left of the body is read after the answer, if there is not too much of it.
-        if !wire.has_no_more() && !drained(&mut wire).await {
-            return None;
-        }
-        wire.is_at_boundary().then_some(wire)
-    }
-
-    async fn perform(&self, wire: &mut Wire, request: &Request<'_>, law: &mut Context) -> Ended {
         let given = request.fields.first(REQUEST_ID.as_str()).filter(|id| forward::is_request_id(id));
         let given = given.and_then(|id| HeaderValue::from_bytes(id).ok());
         law.identify(given.unwrap_or_else(|| forward::new_request_id(fastrand::u128(..))));
         law.join(request.trace(), self.reports.tracer.as_deref());
         let delay = law.decide(&request.head(), wire.caller(), &self.counts);
+        if law.limits().is_some() {
+            return Err(Passed { wire, bytes, context: Some(Box::new(law)) });
+        }
+        let ended = self.perform(&mut wire, &request, &mut law, delay).await;
+        let scheme = forward::scheme(wire.is_secure());
+        self.reports.finished(&law, request.received(scheme), ended.status, clock::now());
+        drop(law);
+        if !ended.keep {
+            return Ok(None);
+        }
+        // What is left of the body is read after the answer, if there is not too much of it.
+        if !wire.has_no_more() && !drained(&mut wire).await {
+            return Ok(None);
+        }
+        Ok(wire.is_at_boundary().then_some(wire))
+    }
+
+    async fn perform(
+        &self,
+        wire: &mut Wire,
+        request: &Request<'_>,
+        law: &mut Context,
+        delay: Duration,
+    ) -> Ended {
         let mut now = law.started;
         let mut upload = Upload::new(wire.has_no_more(), now);
         law.body_came(false, upload.has_ended(), || now);

@@ -185,6 +185,7 @@ impl Server {
                 delayed: Arc::clone(&delayed),
                 counts: Arc::clone(&counts),
                 mirrors: Arc::clone(mirrors),
+                secure: Arc::clone(&secure),
             };
             let lane = (self.engine == Engine::Lane).then(|| {
                 Arc::new(Lane {

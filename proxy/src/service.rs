@@ -16,9 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::clock;
 use crate::connections::Connections;
-use crate::gateway::Gateway;
+use crate::gateway::{Entry, Gateway};
 use crate::head::{self, HEAD_BYTES_MAX, Head, Malformed};
-use crate::lane::Lane;
+use crate::lane::{Lane, Passed};
 use crate::reports::Reports;
 use crate::respond::Reply;
 use crate::tls::Tls;
@@ -131,9 +131,13 @@ impl Front {
             match self.next(&mut wire, first, down.as_mut()).await {
                 Next::Request(head) => {
                     // Each in memory of its own, which an idle connection does not hold.
-                    let reused = match &self.lane {
-                        Some(lane) if head.ordinary => Box::pin(lane.request(wire, head)).await,
-                        _ => Box::pin(self.request(wire, &head, &shutdown)).await,
+                    let passed = match &self.lane {
+                        Some(lane) if head.ordinary => Box::pin(lane.request(wire, &head)).await,
+                        _ => Err(Passed::unseen(wire, &head)),
+                    };
+                    let reused = match passed {
+                        Ok(reused) => reused,
+                        Err(passed) => Box::pin(self.request(passed, &head, &shutdown)).await,
                     };
                     let Some(reused) = reused else { return };
                     wire = reused;
@@ -173,17 +177,16 @@ impl Front {
         secured
     }
 
-    /// One request through the engine; the connection, if another may follow.
-    async fn request(&self, mut wire: Box<Wire>, head: &Head, shutdown: &ShutdownWatch) -> Option<Box<Wire>> {
+    /// One request through the general engine; the connection, if another may follow.
+    async fn request(&self, passed: Passed, head: &Head, shutdown: &ShutdownWatch) -> Option<Box<Wire>> {
         if self.lane.is_some() {
             self.reports.metrics.lane.handed_over.inc();
         }
-        wire.admit(head);
-        let bytes = wire.take(head.len);
+        let Passed { wire, bytes, context } = passed;
         let bytes = head::normal_form(&bytes, head).unwrap_or(bytes);
         let signals = Arc::clone(wire.signals());
         let mut session = ServerSession::new_http1(wire);
-        session.set_connection_user_context(Some(Box::new(signals)));
+        session.set_connection_user_context(Some(Box::new(Entry { signals, context })));
         // The engine finds a complete head and reads nothing before it has parsed that.
         session.set_pipelined_prefix(bytes);
         let (stream, _) = self.proxy.process_new_http(session, shutdown).await?.consume();

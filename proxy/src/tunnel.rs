@@ -22,19 +22,22 @@ pub(crate) struct TunnelConnect;
 #[async_trait]
 impl L4Connect for TunnelConnect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let address = address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
-        let stream = TcpStream::connect(address).await.map_err(|error| {
-            let etype = match error.kind() {
-                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                    ErrorType::ConnectNoRoute
-                }
-                _ => ErrorType::ConnectError,
-            };
-            Error::because(etype, "connecting for a tunnel", error)
-        })?;
+        let stream = dial(address).await?;
         Ok(VirtualSocketStream::new(Box::new(Hesitant { stream, wrote: false })).into())
     }
+}
+
+/// A connection as Pingora's own connector makes it, and its errors.
+pub(crate) async fn dial(address: &SocketAddr) -> Result<TcpStream> {
+    let address = address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
+    TcpStream::connect(address).await.map_err(|error| {
+        let etype = match error.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorType::ConnectNoRoute,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(etype, "connecting to an instance", error)
+    })
 }
 
 /// A stream whose first read after a write gives way once, to whoever else is ready.

@@ -10,6 +10,8 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::context::{CONNECT_WITHIN, Cause, Target};
+use crate::strait::{self, StraitConnect};
+use crate::throttle::Flow;
 use crate::tls;
 use crate::tunnel::TunnelConnect;
 
@@ -79,6 +81,24 @@ pub(crate) fn peer(target: &Target, protocol: Protocol) -> Option<Box<HttpPeer>>
     Some(peer)
 }
 
+/// The peer for one attempt whose answer a rule slows down or cuts off. The connection is the attempt's own.
+pub(crate) fn narrow_peer(connect: StraitConnect) -> Option<Box<HttpPeer>> {
+    let target = &connect.target;
+    if target.tls_name.as_deref() == Some("") {
+        return None;
+    }
+    let within = if target.tls_name.is_some() { TLS_WITHIN } else { CONNECT_WITHIN };
+    // TLS is spoken below what slows the answer down; above it everything is plain text.
+    let mut peer = peer(&Target { tls_name: None, ..target.clone() }, Protocol::Http1)?;
+    peer.group_key = fastrand::u64(5..);
+    peer.options.total_connection_timeout = Some(within.min(target.time_left));
+    // Our own pauses are no silence of the instance.
+    peer.options.read_timeout = Some(target.read_within + Flow::new(connect.limits).pause_max());
+    peer.options.idle_timeout = Some(SINGLE_IDLE_WITHIN);
+    peer.options.custom_l4 = Some(Arc::new(connect));
+    Some(peer)
+}
+
 /// Connects the lanes of all threads to instances that speak TLS. Made for the first of them: most proxies have none, and
 /// the certificates of all authorities take memory.
 #[derive(Default)]
@@ -103,9 +123,9 @@ impl Secure {
     }
 }
 
-/// What an error of the upstream side means; `None` when the instance is not to blame.
+/// What an error of the upstream side means; `None` when the instance is not to blame, or a rule wanted it so.
 pub(crate) fn cause(error: &Error) -> Option<Cause> {
-    if *error.esource() != ErrorSource::Upstream {
+    if *error.esource() != ErrorSource::Upstream || strait::is_cut(error) {
         return None;
     }
     Some(match error.etype() {

@@ -439,7 +439,8 @@ impl AsyncWrite for Wire {
 }
 
 /// An answer that closes while the client is still sending would be lost to the reset that unread bytes cause
-/// (RFC 9112 9.6): the rest is read and thrown away, for a short time and up to a limit.
+/// (RFC 9112 9.6): the rest is read and thrown away, for a short time and up to a limit. What was written and waits to be
+/// sent is sent in that time, too: an answer that is cut off was passed on up to there.
 impl Drop for Wire {
     fn drop(&mut self) {
         let unread = !matches!(self.gate, Gate::Shut) || !self.held.is_empty();
@@ -451,12 +452,17 @@ impl Drop for Wire {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if unread && self.answered && !self.ended {
+        let lingers = unread && self.answered && !self.ended;
+        let rest = std::mem::take(&mut self.gathered);
+        if lingers || !rest.is_empty() {
             runtime.spawn(async move {
                 let _late = timeout(LINGER, async {
                     let mut left = LINGER_BYTES_MAX;
                     let mut space = [0; READ_BYTES];
-                    if AsyncWriteExt::shutdown(&mut inner).await.is_err() {
+                    if inner.write_all(&rest).await.is_err()
+                        || AsyncWriteExt::shutdown(&mut inner).await.is_err()
+                        || !lingers
+                    {
                         return;
                     }
                     while let Ok(read @ 1..) = inner.read(&mut space).await {

@@ -39,8 +39,10 @@ pub(super) fn limit(session: &mut Session, ctx: &mut Context) {
 /// Checks what both protocols share, and gives the request its id.
 pub(super) fn admit(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Reply> {
     let request = session.req_header();
-    let given = forward::given_request_id(&request.headers).cloned();
-    ctx.identify(given.unwrap_or_else(|| forward::new_request_id(fastrand::u128(..))));
+    if ctx.decision().is_none() {
+        let given = forward::given_request_id(&request.headers).cloned();
+        ctx.identify(given.unwrap_or_else(|| forward::new_request_id(fastrand::u128(..))));
+    }
     if request.version == Version::HTTP_2 {
         let authority = authority_of(request);
         if !is_host(authority.as_bytes()) {

@@ -3,6 +3,7 @@
 
 mod answers;
 mod bodies;
+mod body_faults;
 mod certificates;
 mod connections;
 mod differences;

@@ -238,7 +238,7 @@ impl Instance {
     }
 
     /// An instance that answers every request that has no body or a length, on every connection, with what `answer`
-    /// makes of its head and body.
+    /// makes of its head and body. An answer that says so ends the connection.
     pub(crate) async fn answering(
         answer: impl Fn(&str, &str) -> String + Send + Sync + 'static,
     ) -> SocketAddr {
@@ -251,7 +251,11 @@ impl Instance {
                 tokio::spawn(async move {
                     while let Some(head) = conn.try_head().await {
                         let body = conn.body_of(&head).await;
-                        conn.send(&answer(&head, &body)).await;
+                        let answer = answer(&head, &body);
+                        conn.send(&answer).await;
+                        if field(&answer, "connection") == Some("close") {
+                            return;
+                        }
                     }
                 });
             }

@@ -61,10 +61,10 @@ fn an_instance_is_out_for_as_long_as_its_history_earns() {
             now += millis(if chance.u8(..10) == 0 { chance.u64(..400_000) } else { chance.u64(..500) });
             let at = world.start + now;
             if chance.u8(..8) == 0 {
-                endpoint.succeeded();
+                endpoint.succeeded(&limits);
                 promised.row = 0;
             } else {
-                let ejects = endpoint.failed(at, &limits);
+                let ejects = endpoint.failed(at, &limits, always);
                 assert_eq!(ejects, promised.fails(now, &limits), "seed {seed}, step {step}");
                 ejected += u32::from(ejects);
             }
