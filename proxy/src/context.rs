@@ -57,6 +57,8 @@ pub(crate) struct Context {
     body_ended: bool,
     /// The current attempt had to connect first.
     connected: bool,
+    /// The connection of the current attempt carries nothing else.
+    pub(crate) apart: bool,
     /// The body of the answer, where nobody but the engine itself can hold it back.
     pub(crate) flow: Option<Flow>,
     signals: Option<Arc<Signals>>,
@@ -176,6 +178,7 @@ impl Context {
             keepalive: None,
             body_ended: false,
             connected: false,
+            apart: false,
             flow: None,
             signals: None,
             decision: None,
@@ -201,6 +204,11 @@ impl Context {
     /// Whatever the client's stream is told about deadlines goes here.
     pub(crate) fn watched_by(&mut self, signals: Arc<Signals>) {
         self.signals = Some(signals);
+    }
+
+    /// Whatever tells a connection to an instance about deadlines, for a request whose client's stream is not told.
+    pub(crate) fn watched_apart(&mut self) -> Arc<Signals> {
+        Arc::clone(self.signals.get_or_insert_with(|| Arc::new(Signals::new(self.started))))
     }
 
     /// Gives the request its id, and with it its chance.

@@ -133,15 +133,17 @@ impl ProxyHttp for Gateway {
             _ => Protocol::Http1,
         };
         let limits = ctx.limits().filter(|_| protocol == Protocol::Http1);
+        // The stream of an HTTP/1.1 client is told how long each attempt may take; those of HTTP/2 share one.
+        let untold = session.as_http2().is_some() && (limits.is_some() || ctx.try_within().is_some());
+        let signals = untold.then(|| ctx.watched_apart());
+        ctx.apart = limits.is_some() || untold;
         let peer = ctx.begin_attempt(clock::now()).and_then(|target| {
-            let peer = match limits {
-                Some(limits) => upstream::narrow_peer(StraitConnect {
-                    target,
-                    method: session.req_header().method.as_str().to_owned(),
-                    limits,
-                    secure: Arc::clone(&self.secure),
-                }),
-                None => upstream::peer(&target, protocol),
+            let peer = if ctx.apart {
+                let limits = limits.map(|limits| (session.req_header().method.as_str().to_owned(), limits));
+                let secure = Arc::clone(&self.secure);
+                upstream::narrow_peer(StraitConnect { target, protocol, limits, signals, secure })
+            } else {
+                upstream::peer(&target, protocol)
             };
             peer.ok_or(Cause::Unreachable)
         });
@@ -229,7 +231,7 @@ impl ProxyHttp for Gateway {
             request.insert_header(CONNECTION, HeaderValue::from_static("te"))?;
         }
         // Pingora keeps no connection that a request wants closed, and does not count requests.
-        let single = ctx.counts_requests_of_connections() || ctx.limits().is_some();
+        let single = ctx.counts_requests_of_connections() || ctx.apart;
         if single && !ctx.upgrade && !is_grpc(received) {
             let te = request.headers.contains_key(CONNECTION);
             let options = if te { "te, close" } else { "close" };
@@ -439,7 +441,7 @@ impl Gateway {
 fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise: Cause) -> Box<Error> {
     let now = clock::now();
     let cause = match upstream::cause(&error) {
-        None if complaint(error.root_cause()) == Some(Complaint::OutOfTime) => Some(ctx.lateness(now)),
+        _ if complaint(error.root_cause()) == Some(Complaint::OutOfTime) => Some(ctx.lateness(now)),
         Some(Cause::Late) => Some(ctx.lateness(now)),
         None if otherwise == Cause::Unreachable => {
             error.as_up();
@@ -453,6 +455,10 @@ fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise
         // Whatever an attempt failed of, the end of the request's time is what its client is told.
         Some(_) if ctx.is_late(now) => ctx.failed(Cause::Late, replay(session), now),
         Some(_) if otherwise == Cause::Unreachable => ctx.failed(otherwise, replay(session), now),
+        // An HTTP/2 connection does not tell what it ended of.
+        Some(_) if ctx.apart && now >= ctx.answer_until() => {
+            ctx.failed(ctx.lateness(now), replay(session), now)
+        }
         Some(cause) => ctx.failed(cause, replay(session), now),
     };
     error.set_retry(again);

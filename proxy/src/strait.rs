@@ -1,5 +1,5 @@
-//! Connections that bring an answer only as a rule lets it come: slowed down, or up to a point. What is held back is left to
-//! the instance, whose own sending then stops. What may come is [`Throttle`]'s to say.
+//! Connections that bring an answer only as a rule lets it come: slowed down, up to a point, or not later than an attempt may
+//! take. What is held back is left to the instance, whose own sending then stops. What may come is [`Throttle`]'s to say.
 
 use std::fmt;
 use std::io;
@@ -21,9 +21,10 @@ use tokio::time::Instant;
 use crate::alarm::Alarm;
 use crate::clock;
 use crate::context::Target;
+use crate::signals::{OutOfTime, Signals};
 use crate::throttle::{Limits, Next, Throttle};
 use crate::tunnel;
-use crate::upstream::Secure;
+use crate::upstream::{Protocol, Secure};
 
 /// Taken from the instance at once, and held at most beside a head.
 const READ_BYTES: usize = 8 * 1024;
@@ -31,8 +32,11 @@ const READ_BYTES: usize = 8 * 1024;
 /// Connects to the instance of one attempt, for one answer.
 pub(crate) struct StraitConnect {
     pub(crate) target: Target,
-    pub(crate) method: String,
-    pub(crate) limits: Limits,
+    pub(crate) protocol: Protocol,
+    /// The method of the request and what is done to its answer, which is then one of HTTP/1.1.
+    pub(crate) limits: Option<(String, Limits)>,
+    /// Until when the answer may begin, where no stream of a client tells.
+    pub(crate) signals: Option<Arc<Signals>>,
     pub(crate) secure: Arc<Secure>,
 }
 
@@ -57,16 +61,17 @@ impl fmt::Debug for StraitConnect {
 #[async_trait]
 impl L4Connect for StraitConnect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let throttle = Throttle::new(self.method.clone(), self.limits);
+        let throttle = self.limits.clone().map(|(method, limits)| Throttle::new(method, limits));
+        let signals = self.signals.clone();
         let socket: Box<dyn VirtualSocket> = if self.target.tls_name.is_some() {
-            let stream = self.secure.connect(&self.target).await;
+            let stream = self.secure.connect(&self.target, self.protocol).await;
             let stream = stream.ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
-            Box::new(Strait::new(stream, throttle))
+            Box::new(Strait::new(stream, throttle, signals))
         } else {
             let stream = tunnel::dial(address).await?;
             // Whatever cannot be set costs a little time at most.
             let _set = stream.set_nodelay(true);
-            Box::new(Strait::new(stream, throttle))
+            Box::new(Strait::new(stream, throttle, signals))
         };
         Ok(VirtualSocketStream::new(socket).into())
     }
@@ -78,9 +83,13 @@ struct Strait<S> {
     stream: S,
     /// Came and did not go on.
     held: BytesMut,
-    throttle: Throttle,
+    throttle: Option<Throttle>,
+    signals: Option<Arc<Signals>>,
     origin: Instant,
-    alarm: Alarm,
+    /// For what is held back.
+    pause: Alarm,
+    /// For an answer that does not begin.
+    deadline: Alarm,
     /// The instance sends nothing more.
     ended: bool,
     /// Whoever reads was given the time to pass on what came before the end.
@@ -88,13 +97,15 @@ struct Strait<S> {
 }
 
 impl<S: AsyncRead + Unpin> Strait<S> {
-    fn new(stream: S, throttle: Throttle) -> Self {
+    fn new(stream: S, throttle: Option<Throttle>, signals: Option<Arc<Signals>>) -> Self {
         Self {
             stream,
             held: BytesMut::new(),
             throttle,
+            signals,
             origin: Instant::from_std(clock::now()),
-            alarm: Alarm::default(),
+            pause: Alarm::default(),
+            deadline: Alarm::default(),
             ended: false,
             gave_way: false,
         }
@@ -111,26 +122,25 @@ impl<S: AsyncRead + Unpin> Strait<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Strait<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+impl<S: AsyncRead + Unpin> Strait<S> {
+    /// As much as may come now.
+    fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while buf.remaining() > 0 {
-            let now = Instant::from_std(clock::now()).saturating_duration_since(this.origin);
-            match this.throttle.next(&this.held, buf.remaining(), now) {
+            let now = Instant::from_std(clock::now()).saturating_duration_since(self.origin);
+            let Some(throttle) = &mut self.throttle else {
+                return Pin::new(&mut self.stream).poll_read(cx, buf);
+            };
+            match throttle.next(&self.held, buf.remaining(), now) {
                 Next::Pass(len) => {
-                    buf.put_slice(&this.held[..len]);
-                    this.held.advance(len);
+                    buf.put_slice(&self.held[..len]);
+                    self.held.advance(len);
                     break;
                 }
-                Next::Wait(until) => ready!(this.alarm.poll(this.origin + until, cx)),
-                Next::More if !this.ended => ready!(this.poll_fill(cx))?,
-                Next::More if this.throttle.is_in_head() && !this.held.is_empty() => this.throttle.give_up(),
+                Next::Wait(until) => ready!(self.pause.poll(self.origin + until, cx)),
+                Next::More if !self.ended => ready!(self.poll_fill(cx))?,
+                Next::More if throttle.is_in_head() && !self.held.is_empty() => throttle.give_up(),
                 Next::More => break,
-                Next::Cut if !std::mem::replace(&mut this.gave_way, true) => {
+                Next::Cut if !std::mem::replace(&mut self.gave_way, true) => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -138,6 +148,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strait<S> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn is_out_of_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let until = self.signals.as_ref().and_then(|signals| signals.until());
+        until.is_some_and(|(until, _)| self.deadline.poll(Instant::from_std(until), cx).is_ready())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Strait<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.poll_some(cx, buf);
+        if read.is_pending() && self.is_out_of_time(cx) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, OutOfTime)));
+        }
+        read
     }
 }
 
@@ -173,6 +202,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::signals::Watch;
+    use crate::wire::{Complaint, complaint};
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
 
@@ -180,7 +211,7 @@ mod tests {
     async fn what_is_held_back_is_left_to_the_instance() {
         let (near, mut far) = tokio::io::duplex(1024);
         let limits = Limits { bytes_per_s: NonZeroU64::new(1), after_bytes: None };
-        let mut near = Strait::new(near, Throttle::new("GET".to_owned(), limits));
+        let mut near = Strait::new(near, Some(Throttle::new("GET".to_owned(), limits)), None);
         let sending = async {
             far.write_all(HEAD.as_bytes()).await.unwrap();
             let mut sent = 0;
@@ -204,7 +235,7 @@ mod tests {
     async fn whoever_reads_may_pass_on_what_came_before_the_cut() {
         let (near, mut far) = tokio::io::duplex(1024);
         let limits = Limits { bytes_per_s: None, after_bytes: Some(3) };
-        let mut near = Strait::new(near, Throttle::new("GET".to_owned(), limits));
+        let mut near = Strait::new(near, Some(Throttle::new("GET".to_owned(), limits)), None);
         far.write_all(format!("{HEAD}01234").as_bytes()).await.unwrap();
         let mut passed = vec![0; HEAD.len() + 3];
         near.read_exact(&mut passed).await.unwrap();
@@ -218,5 +249,20 @@ mod tests {
         let error = near.read(&mut space).await.unwrap_err();
         let wrapped = Error::because(ErrorType::ReadError, "while reading body", error);
         assert!(is_cut(&wrapped) && !is_cut(&Error::new_up(ErrorType::ReadError)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_begins_in_its_time_or_not_at_all() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let signals = Arc::new(Signals::new(clock::now()));
+        let mut near = Strait::new(near, None, Some(Arc::clone(&signals)));
+        signals.arm(clock::now() + Duration::from_secs(9), Watch::Glance);
+        far.write_all(b"head").await.unwrap();
+        near.read_exact(&mut [0; 4]).await.unwrap();
+        let error = near.read_u8().await.unwrap_err();
+        assert_eq!(complaint(&error), Some(Complaint::OutOfTime));
+        signals.disarm();
+        let waiting = tokio::time::timeout(Duration::from_secs(60), near.read_u8());
+        assert!(waiting.await.is_err(), "one that has begun may take its time");
     }
 }

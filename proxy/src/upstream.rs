@@ -81,7 +81,8 @@ pub(crate) fn peer(target: &Target, protocol: Protocol) -> Option<Box<HttpPeer>>
     Some(peer)
 }
 
-/// The peer for one attempt whose answer a rule slows down or cuts off. The connection is the attempt's own.
+/// The peer for one attempt whose answer is held back, or watched for its beginning, by the connection. That is the
+/// attempt's own.
 pub(crate) fn narrow_peer(connect: StraitConnect) -> Option<Box<HttpPeer>> {
     let target = &connect.target;
     if target.tls_name.as_deref() == Some("") {
@@ -89,11 +90,12 @@ pub(crate) fn narrow_peer(connect: StraitConnect) -> Option<Box<HttpPeer>> {
     }
     let within = if target.tls_name.is_some() { TLS_WITHIN } else { CONNECT_WITHIN };
     // TLS is spoken below what slows the answer down; above it everything is plain text.
-    let mut peer = peer(&Target { tls_name: None, ..target.clone() }, Protocol::Http1)?;
+    let mut peer = peer(&Target { tls_name: None, ..target.clone() }, connect.protocol)?;
     peer.group_key = fastrand::u64(5..);
     peer.options.total_connection_timeout = Some(within.min(target.time_left));
     // Our own pauses are no silence of the instance.
-    peer.options.read_timeout = Some(target.read_within + Flow::new(connect.limits).pause_max());
+    let pause = connect.limits.as_ref().map(|(_, limits)| Flow::new(*limits).pause_max());
+    peer.options.read_timeout = Some(target.read_within + pause.unwrap_or_default());
     peer.options.idle_timeout = Some(SINGLE_IDLE_WITHIN);
     peer.options.custom_l4 = Some(Arc::new(connect));
     Some(peer)
@@ -106,8 +108,8 @@ pub(crate) struct Secure(OnceLock<TransportConnector>);
 
 impl Secure {
     /// A new connection on which the instance has proven its name.
-    pub(crate) async fn connect(&self, target: &Target) -> Option<Stream> {
-        let peer = peer(target, Protocol::Http1)?;
+    pub(crate) async fn connect(&self, target: &Target, protocol: Protocol) -> Option<Stream> {
+        let peer = peer(target, protocol)?;
         let connected = self.connector()?.new_stream(&*peer).await;
         connected.inspect_err(|error| tracing::debug!(%error, "no TLS with an instance")).ok()
     }

@@ -223,7 +223,7 @@ impl Context {
     }
 
     /// The time for one attempt, where the route limits it.
-    pub(super) fn try_within(&self) -> Option<Duration> {
+    pub(crate) fn try_within(&self) -> Option<Duration> {
         self.table.route(self.decision?.route?).retries()?.per_try_timeout
     }
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::board::EndpointLive;
 use crate::context::{CONNECT_WITHIN, Target};
-use crate::upstream::{IDLE_WITHIN, Secure};
+use crate::upstream::{IDLE_WITHIN, Protocol, Secure};
 
 /// How often each thread looks after its unused connections.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ pub(super) fn sweep(now: Instant) {
 pub(super) async fn connect(target: &Target, secure: &Secure) -> Option<Upstream> {
     if target.tls_name.is_some() {
         // In memory of its own: a handshake needs far more than all the rest of a request.
-        return Box::pin(secure.connect(target)).await.map(Upstream::Tls);
+        return Box::pin(secure.connect(target, Protocol::Http1)).await.map(Upstream::Tls);
     }
     let within = CONNECT_WITHIN.min(target.time_left);
     let stream = timeout(within, TcpStream::connect(target.address)).await.ok()?.ok()?;

@@ -5,10 +5,11 @@ use std::time::Duration;
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::client::conn::http2::SendRequest;
+use proxy::server::Limits;
 use serde_json::{Value, json};
 
 use super::http2::{Body, connect, empty, grpc_instance, request};
-use crate::support::{Conn, Instance, Proxy, actions, get, ok, post, route};
+use crate::support::{Conn, Instance, Proxy, actions, get, ok, post, route, soon};
 
 /// A route that gives each attempt 0.4 seconds, and the request plenty.
 fn hasty(count: u32) -> Value {
@@ -217,4 +218,52 @@ async fn clients_without_patience_eject_nobody() {
     }
     statuses.sort_unstable();
     assert_eq!(statuses, ["0", "0", "0", "4", "4", "4"], "each has its turns");
+}
+
+#[tokio::test]
+async fn attempts_for_clients_of_http_2_have_as_much_time_and_their_answers_more() {
+    let mut instance = Instance::start().await;
+    let limits = Limits { drain_within: Duration::from_millis(100), ..Limits::default() };
+    let proxy = Proxy::patient(limits, &[hasty(1)], &[("s", "v1", instance.at.to_string())]);
+    let mut client = connect(&proxy).await;
+    let began = tokio::time::Instant::now();
+    let answer = tokio::spawn(client.send_request(request("/s").body(empty()).unwrap()));
+    let (mut first, _) = instance.request().await;
+    let (mut second, _) = instance.request().await;
+    assert!(began.elapsed() >= Duration::from_millis(390), "{:?}", began.elapsed());
+    assert_eq!(first.rest().await, "", "it is left to itself");
+    second.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na").await;
+    let answer = soon("the answer", answer).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    second.send("b").await;
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ab");
+    // The last of them is told.
+    let answer = tokio::spawn(client.send_request(request("/s").body(empty()).unwrap()));
+    let _asked = (instance.request().await, instance.request().await);
+    let answer = soon("the answer", answer).await.unwrap().unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-a8-error"]),
+        (504, &"upstream_timeout".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn attempts_of_calls_have_their_time_too() {
+    let mut silent = Instance::start().await;
+    let instances = [silent.at, grpc_instance().await].map(|at| ("s", "v1", at.to_string()));
+    let rule = json!({"id": "r", "destination": "s", "route": {"http_req_timeout": 9, "backends": [{"tags": ["v1"],
+        "resilience": {"consecutive_errors": 100}}],
+        "retries": {"count": 1, "on": ["timeout"], "methods": ["PUT"], "per_try_timeout": 0.4}}});
+    let limits = Limits { drain_within: Duration::from_millis(100), ..Limits::default() };
+    let proxy = Proxy::patient(limits, &[rule], &instances);
+    let mut client = connect(&proxy).await;
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let (status, _, took) = call(&mut client, "8S").await;
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        statuses.push(status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["0", "0", "4", "4"], "each has its turns, and a POST is not sent twice");
+    let _asked = (silent.accept().await, silent.accept().await);
 }
