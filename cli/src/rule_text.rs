@@ -26,6 +26,7 @@ fn does(body: &Body) -> String {
     match body {
         Body::Route(route) => routes(route),
         Body::Actions(actions) => join(actions.iter().map(action)),
+        Body::HealthCheck(check) => format!("health={}", check.describe()),
     }
 }
 
@@ -157,6 +158,11 @@ mod tests {
                   "route":{"backends":[{"name":"e","tags":["v1"]}],"uri":{"prefix":"/a","prefix_rewrite":"/b"},"http_req_timeout":2.5,"http_req_retries":3}}"#,
                 "any[A:1 | source=s]",
                 "e:v1; prefix=/a->/b; timeout=2.5s; retries=3",
+            ),
+            (
+                r#"{"id":"r","destination":"d","health_check":{"type":"http","path":"/healthz"}}"#,
+                "",
+                "health=http /healthz",
             ),
         ] {
             let rule: Rule = serde_json::from_str(rule).unwrap();

@@ -41,7 +41,10 @@ impl Filter {
         among(&self.ids, rule.id.as_str())
             && among(&self.destinations, rule.destination.as_str())
             && self.carried_by(rule)
-            && self.kind.is_none_or(|kind| (kind == Kind::Route) == rule.route().is_some())
+            && self.kind.is_none_or(|kind| match kind {
+                Kind::Route => rule.route().is_some(),
+                Kind::Actions => !rule.actions().is_empty(),
+            })
     }
 
     /// Both lists come from outside and may be long.

@@ -24,6 +24,7 @@ pub mod fuzz;
 mod gateway;
 mod grpc;
 mod head;
+mod health;
 mod held;
 mod lane;
 mod lines;

@@ -50,6 +50,9 @@ impl Fault {
     }
 }
 
+/// What a check found, as in the label `result`.
+const HEALTH_RESULTS: [&str; 2] = ["failure", "success"];
+
 /// Why an instance was ejected, as in the label `kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ejection {
@@ -114,6 +117,8 @@ pub struct Metrics {
     exhausted: IntCounterVec,
     ejections: IntCounterVec,
     panicking: IntGaugeVec,
+    health_checks: IntCounterVec,
+    unhealthy: IntGaugeVec,
     copies: IntCounterVec,
     copies_lost: IntCounterVec,
     instances: IntGaugeVec,
@@ -214,6 +219,16 @@ impl Metrics {
             panicking: make.gauges(
                 "a8_proxy_panicking_backends",
                 "Backends with so few usable instances that all are used.",
+                &["service"],
+            ),
+            health_checks: make.counters(
+                "a8_proxy_health_checks_total",
+                "Checks of instances by what they found.",
+                &["service", "result"],
+            ),
+            unhealthy: make.gauges(
+                "a8_proxy_unhealthy_instances",
+                "Instances that checks have found unhealthy.",
                 &["service"],
             ),
             copies: make.counters(
@@ -469,6 +484,17 @@ impl ServiceSeries {
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Counts a check of one of its instances.
+    pub fn health_checked(&self, well: bool) {
+        self.metrics.health_checks.with_label_values(&[&*self.name, HEALTH_RESULTS[usize::from(well)]]).inc();
+    }
+
+    /// Says how many of its instances checks have found unhealthy.
+    pub fn set_unhealthy(&self, count: usize) {
+        let gauge = self.metrics.unhealthy.with_label_values(&[&self.name]);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Counts a copy that its mirror has answered.
     pub fn copied(&self) {
         self.metrics.copies.with_label_values(&[&self.name]).inc();
@@ -497,6 +523,10 @@ impl ServiceSeries {
         let _ = self.metrics.panicking.remove_label_values(&name);
         for why in Ejection::ALL {
             let _ = self.metrics.ejections.remove_label_values(&[name[0], why.label()]);
+        }
+        let _ = self.metrics.unhealthy.remove_label_values(&name);
+        for result in HEALTH_RESULTS {
+            let _ = self.metrics.health_checks.remove_label_values(&[name[0], result]);
         }
         let _ = self.metrics.copies.remove_label_values(&name);
         for why in CopyLost::ALL {

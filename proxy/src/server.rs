@@ -28,6 +28,7 @@ use crate::context::ATTEMPTS_MAX;
 use crate::counts::Counts;
 use crate::detection;
 use crate::gateway::Gateway;
+use crate::health;
 use crate::lane::Lane;
 use crate::live::Live;
 use crate::mirror::{self, Mirrors};
@@ -142,6 +143,7 @@ impl Server {
             .enable_all()
             .build()?;
         operators.spawn(detection::run(Arc::clone(&self.live.tables)));
+        operators.spawn(health::run(Arc::clone(&self.live.tables)));
         operators.spawn(self.admin.serve("admin", admin, is_down));
         operators.block_on(async {
             stop.await;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pingora::connectors::TransportConnector;
+use pingora::connectors::http::Connector;
 use pingora::protocols::{ALPN, Stream};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -122,6 +123,23 @@ impl Secure {
                 .ok()?;
         }
         Some(self.0.get_or_init(|| TransportConnector::new(None)))
+    }
+}
+
+/// Speaks to instances beside the requests, in either protocol, with connections of its own. Made when it is first needed:
+/// most proxies never do, and the certificates of all authorities take memory.
+#[derive(Default)]
+pub(crate) struct Aside(OnceLock<Connector>);
+
+impl Aside {
+    /// `None` while there is nobody to verify instances by.
+    pub(crate) fn connector(&self) -> Option<&Connector> {
+        if self.0.get().is_none() {
+            tls::check_roots()
+                .inspect_err(|error| tracing::error!(%error, "nobody to verify instances by"))
+                .ok()?;
+        }
+        Some(self.0.get_or_init(|| Connector::new(None)))
     }
 }
 

@@ -136,6 +136,12 @@ impl Match {
     pub fn is_everything(&self) -> bool {
         self.own.is_empty() && self.all.is_empty() && self.any.is_empty() && self.none.is_empty()
     }
+
+    /// Whether it asks for nothing of a request: for a source at most.
+    pub fn is_of_source(&self) -> bool {
+        let own = Clause { source: self.own.source.clone(), ..Clause::default() };
+        *self == Self { own, ..Self::default() }
+    }
 }
 
 impl TryFrom<RawMatch> for Match {

@@ -1,4 +1,4 @@
-//! One checked rule: a route or actions for a destination (spec/control-and-proxy.md 2.1, 2.3). Whoever
+//! One checked rule: a route, actions or a health check for a destination (spec/control-and-proxy.md 2.1, 2.3). Whoever
 //! holds a [`Rule`] need not check anything again.
 
 use std::cmp::Ordering;
@@ -9,9 +9,10 @@ use registry_api::{ContentHash, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
+use crate::health::HealthCheck;
 use crate::matching::Match;
 use crate::route::Route;
-use crate::wire::{RawAction, RawMatch, RawRoute, RawRule};
+use crate::wire::{RawAction, RawHealthCheck, RawMatch, RawRoute, RawRule};
 
 /// Why a rule is refused (`error_invalid_rule`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,13 +54,15 @@ impl fmt::Display for RuleId {
     }
 }
 
-/// What a rule does: it is a route rule or an action rule, never both.
+/// What a rule does: one of these.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
     /// Chooses backends.
     Route(Box<Route>),
     /// Delays, aborts, traces; at least one.
     Actions(Vec<Action>),
+    /// Asks instances whether they are well.
+    HealthCheck(HealthCheck),
 }
 
 /// A rule that is right by construction.
@@ -90,14 +93,22 @@ impl Rule {
     pub fn route(&self) -> Option<&Route> {
         match &self.body {
             Body::Route(route) => Some(route),
-            Body::Actions(_) => None,
+            Body::Actions(_) | Body::HealthCheck(_) => None,
         }
     }
 
-    /// The actions; empty for a route rule.
+    /// The health check, when it is a rule of one.
+    pub fn health_check(&self) -> Option<&HealthCheck> {
+        match &self.body {
+            Body::HealthCheck(check) => Some(check),
+            Body::Route(_) | Body::Actions(_) => None,
+        }
+    }
+
+    /// The actions; empty for any other rule.
     pub fn actions(&self) -> &[Action] {
         match &self.body {
-            Body::Route(_) => &[],
+            Body::Route(_) | Body::HealthCheck(_) => &[],
             Body::Actions(actions) => actions,
         }
     }
@@ -115,15 +126,24 @@ impl TryFrom<RawRule> for Rule {
     fn try_from(raw: RawRule) -> Result<Self, BadRule> {
         let destination = ServiceName::new(&raw.destination)
             .map_err(|_| BadRule::new("destination", "is missing or empty"))?;
-        let body = match (raw.route, raw.actions.is_empty()) {
-            (Some(route), true) => Body::Route(Box::new(route.try_into()?)),
-            (None, false) => {
+        let body = match (raw.route, raw.actions.is_empty(), raw.health_check) {
+            (Some(route), true, None) => Body::Route(Box::new(route.try_into()?)),
+            (None, true, Some(check)) => Body::HealthCheck(check.try_into()?),
+            (None, false, None) => {
                 Body::Actions(raw.actions.into_iter().map(Action::try_from).collect::<Result<Vec<_>, _>>()?)
             }
-            (Some(_), false) => return Err(BadRule::new("route", "a rule has a route or actions, not both")),
-            (None, true) => return Err(BadRule::new("route", "a rule needs a route or actions")),
+            (Some(_), false, _) => {
+                return Err(BadRule::new("route", "a rule has a route or actions, not both"));
+            }
+            (_, _, Some(_)) => {
+                return Err(BadRule::new("health_check", "goes with neither a route nor actions"));
+            }
+            (None, true, None) => return Err(BadRule::new("route", "a rule needs a route or actions")),
         };
         let matching = raw.matching.map(Match::try_from).transpose()?.unwrap_or_default();
+        if matches!(body, Body::HealthCheck(_)) && !matching.is_of_source() {
+            return Err(BadRule::new("match", "of a health check takes nothing but a source"));
+        }
         let id = RuleId::new(raw.id).ok_or_else(|| BadRule::new("id", "is empty"))?;
         Ok(Self { id, priority: raw.priority, tags: raw.tags, destination, matching, body })
     }
@@ -139,6 +159,7 @@ impl From<&Rule> for RawRule {
             matching: (!rule.matching.is_everything()).then(|| RawMatch::from(&rule.matching)),
             route: rule.route().map(RawRoute::from),
             actions: rule.actions().iter().map(RawAction::from).collect(),
+            health_check: rule.health_check().map(RawHealthCheck::from),
         }
     }
 }

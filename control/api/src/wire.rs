@@ -67,6 +67,30 @@ pub struct RawRule {
     pub route: Option<RawRoute>,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
     pub actions: Vec<RawAction>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub health_check: Option<RawHealthCheck>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, unreachable_pub)]
+pub struct RawHealthCheck {
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub kind: String,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub path: String,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub service: String,
+    #[serde(deserialize_with = "nullable", serialize_with = "number", skip_serializing_if = "is_default")]
+    pub interval_s: f64,
+    #[serde(deserialize_with = "nullable", serialize_with = "number", skip_serializing_if = "is_default")]
+    pub timeout_s: f64,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub unhealthy_threshold: i64,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub healthy_threshold: i64,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub port: i64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

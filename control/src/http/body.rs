@@ -50,6 +50,7 @@ const OBJECTS: &[&str] = &[
     "mirror",
     "hash_on",
     "success_rate",
+    "health_check",
 ];
 const OBJECT_LISTS: &[&str] = &["rules", "all", "any", "none", "backends", "actions"];
 

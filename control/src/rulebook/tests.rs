@@ -55,6 +55,15 @@ fn filters_select_as_f01_to_f04_say() {
 }
 
 #[test]
+fn a_health_check_is_among_all_rules_and_of_neither_kind() {
+    let check = raw(json!({"id": "check", "destination": "service1", "health_check": {"type": "tcp"}}));
+    let book = book(vec![Edit::Upsert(vec![check, route("rule", "service1")])]);
+    let of = |kind| ids(&book, &Filter { kind, ..Filter::default() });
+    assert_eq!(of(None), ["check", "rule"]);
+    assert_eq!((of(Some(Kind::Actions)), of(Some(Kind::Route))), (vec![], vec!["rule".to_owned()]));
+}
+
+#[test]
 fn a_rule_without_an_id_gets_a_new_one_and_one_with_an_id_keeps_it() {
     let mut names = ["n1", "n2"].into_iter();
     let edit = Edit::Upsert(vec![route("", "a"), route("mine", "a"), route("", "b")]);

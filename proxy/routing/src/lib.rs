@@ -14,6 +14,7 @@ mod decision;
 mod explain;
 mod fault;
 mod head;
+mod health;
 mod key;
 mod law;
 mod length;
@@ -47,6 +48,7 @@ pub use decision::{
 pub use explain::{ActionNote, AddressedBy, BackendNote, End, Explanation, InstanceNote, RuleNote};
 pub use fault::ActionRule;
 pub use head::{Headers, RequestHead, separator};
+pub use health::Health;
 pub use length::DELAY_MAX;
 pub use outlier::{Detection, Tally, may_eject, outliers, panics};
 pub use pace::Pace;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control_api::Snapshot;
 use control_api::{
-    Answer, Body, HeaderEdits, Identity, Key, Mirror, RateLimit, Retries, Route, Rule, RuleId,
+    Answer, Body, HeaderEdits, HealthCheck, Identity, Key, Mirror, RateLimit, Retries, Route, Rule, RuleId,
 };
 use registry_api::{Instance, InstanceId, ServiceName};
 
@@ -49,6 +49,8 @@ pub struct Service<A: Attach> {
     pub(crate) route_sieve: Option<Sieve>,
     pub(crate) action_sieve: Option<Sieve>,
     pub(crate) silenced: Box<[Silenced]>,
+    /// The first rule that says how its instances are checked.
+    health: Option<Arc<Rule>>,
     pub(crate) fields: Fields,
     /// Whether any route rule exists that decides, for whatever source: then there is no default (spec 2.7, 4).
     pub(crate) is_ruled: bool,
@@ -109,6 +111,11 @@ impl<A: Attach> Service<A> {
         &self.backends
     }
 
+    /// How its instances are checked by this proxy; `None`: they are not.
+    pub fn health_check(&self) -> Option<&HealthCheck> {
+        self.health.as_ref()?.health_check()
+    }
+
     /// The other services whose instances it uses.
     pub(crate) fn lenders(&self) -> impl Iterator<Item = &ServiceName> {
         self.backends.iter().map(|backend| &backend.service).filter(|lender| **lender != self.name)
@@ -128,16 +135,19 @@ impl<A: Attach> Service<A> {
         let is_ruled = written().any(|route| !route.names_only());
         let named = written().map(|route| route.backends.len() + usize::from(route.mirror.is_some()));
         let mut backends = Vec::with_capacity(named.sum::<usize>() + usize::from(!is_ruled));
-        let mut fields = Fields::default();
+        let (mut fields, mut health) = (Fields::default(), None);
         for rule in &rules {
             let matcher = match Matcher::compile(&rule.matching, shop.identity, &mut fields, shop.patterns) {
                 Ok(matcher) => matcher,
+                // It concerns no request, so none is told why it does not apply.
+                Err(_) if rule.health_check().is_some() => continue,
                 Err(why) => {
                     silenced.push(Silenced { rule: Arc::clone(rule), why });
                     continue;
                 }
             };
             match &rule.body {
+                Body::HealthCheck(_) => health = health.or_else(|| Some(Arc::clone(rule))),
                 Body::Actions(_) => actions.push(ActionRule::new(rule, matcher, shop.faults_disabled)),
                 Body::Route(route) => {
                     routes.push(RouteRule::new(rule, route, matcher, backends.len()));
@@ -168,6 +178,7 @@ impl<A: Attach> Service<A> {
             routes: routes.into(),
             actions: actions.into(),
             silenced: silenced.into(),
+            health,
             fields: fields.finish(),
             is_ruled,
         }

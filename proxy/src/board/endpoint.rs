@@ -2,7 +2,7 @@
 //! injected ourselves must not be reported here.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ const LATENCY_HALVES_IN: Duration = Duration::from_secs(10);
 pub struct EndpointLive {
     place: Place,
     active: AtomicU32,
+    /// Checks have found so.
+    unhealthy: AtomicBool,
     errors_in_a_row: AtomicU32,
     /// Requests, and failures among them, of backends that eject by success rate.
     requests: AtomicU64,
@@ -52,6 +54,7 @@ impl EndpointLive {
         Self {
             place,
             active: AtomicU32::new(0),
+            unhealthy: AtomicBool::new(false),
             errors_in_a_row: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -77,7 +80,7 @@ impl EndpointLive {
         self.came_up.store(nanos(self.since_origin(now)).max(1), Ordering::Relaxed);
     }
 
-    /// How long it has been taking requests since it came up, or since its last ejection ended; zero while it is ejected.
+    /// How long it has been taking requests since it came up, was well again, or its last ejection ended; zero while it is ejected.
     /// `None` when it was there before the proxy knew better, and was never ejected.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         let since = self.came_up.load(Ordering::Relaxed).max(self.ejected_until.load(Ordering::Relaxed));
@@ -95,9 +98,9 @@ impl EndpointLive {
         InFlight(Arc::clone(self))
     }
 
-    /// Whether it takes requests: its address is known and it is not ejected.
+    /// Whether it takes requests: its address is known, it is not ejected, and no check found it unhealthy.
     pub fn usable(&self, now: Instant) -> bool {
-        !self.ejected(now) && self.known()
+        !self.ejected(now) && !self.unhealthy.load(Ordering::Relaxed) && self.known()
     }
 
     /// Whether it can be dialled.
@@ -109,8 +112,17 @@ impl EndpointLive {
     pub fn state(&self, now: Instant) -> Option<&'static str> {
         match () {
             () if !self.known() => Some("unresolved"),
+            () if self.unhealthy.load(Ordering::Relaxed) => Some("unhealthy"),
             () if self.ejected(now) => Some("ejected"),
             () => None,
+        }
+    }
+
+    /// What checks have found. An instance that is well again comes up anew.
+    pub fn set_healthy(&self, healthy: bool, now: Instant) {
+        let unhealthy = self.unhealthy.swap(!healthy, Ordering::Relaxed);
+        if healthy && unhealthy {
+            self.come_up(now);
         }
     }
 

@@ -36,6 +36,13 @@ impl Slot<ServiceSeries> {
         }
     }
 
+    /// Says how many of its instances were found unwell; of services that share, not at all.
+    pub fn set_unhealthy(&self, count: usize) {
+        if self.own {
+            self.series.set_unhealthy(count);
+        }
+    }
+
     /// Says how many of its backends use all instances because too few are usable; of services that share, not at all.
     pub fn set_panicking(&self, count: usize) {
         if self.own {

@@ -8,13 +8,12 @@ use http::header::HOST;
 use http::uri::{PathAndQuery, Uri};
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{COPY_WITHIN, Letter, Queue};
 use crate::metrics::CopyLost;
-use crate::tls;
-use crate::upstream::{self, Protocol};
+use crate::upstream::{self, Aside, Protocol};
 
 /// Copies that are being sent or answered; the others wait.
 const COPIES_AT_ONCE: usize = 128;
@@ -26,16 +25,13 @@ const IDLE_WITHIN: Duration = Duration::from_secs(30);
 /// Sends what comes out of the queue until nobody is left to put anything in.
 pub(crate) async fn run(mut queue: Queue) {
     let room = Arc::new(Semaphore::new(COPIES_AT_ONCE));
-    // Made for the first copy: most proxies send none, and the certificates of all authorities take memory.
-    let connector = Arc::new(OnceCell::new());
+    let aside = Arc::new(Aside::default());
     while let Some(letter) = queue.recv().await {
-        let (Ok(turn), connector) = (Arc::clone(&room).acquire_owned().await, Arc::clone(&connector)) else {
-            return;
-        };
+        let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return };
+        let aside = Arc::clone(&aside);
         tokio::spawn(async move {
             let service = Arc::clone(&letter.to.service);
-            let connector = connector.get_or_init(|| async { connector_of_this_thread() }).await;
-            let sent = match connector {
+            let sent = match aside.connector() {
                 Some(connector) => timeout(COPY_WITHIN, letter.send(connector)).await.ok().flatten(),
                 None => None,
             };
@@ -46,14 +42,6 @@ pub(crate) async fn run(mut queue: Queue) {
             drop(turn);
         });
     }
-}
-
-fn connector_of_this_thread() -> Option<Connector> {
-    // They could be read at the start, and may have gone since.
-    tls::check_roots()
-        .inspect_err(|error| tracing::error!(%error, "nobody to verify mirrors by"))
-        .ok()
-        .map(|()| Connector::new(None))
 }
 
 impl Letter {

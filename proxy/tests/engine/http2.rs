@@ -233,6 +233,61 @@ async fn calls_are_copied_in_http2_and_everything_else_in_http1() {
     );
 }
 
+/// A gRPC instance that answers checks about a service with this message, framed, and this status.
+async fn checked_instance(message: &'static [u8], status: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(move |request: Request<Incoming>| async move {
+                assert_eq!(
+                    (request.method().as_str(), request.uri().path()),
+                    ("POST", "/grpc.health.v1.Health/Check")
+                );
+                assert_eq!(request.headers()["content-type"], "application/grpc");
+                let question = request.into_body().collect().await.unwrap().to_bytes();
+                assert_eq!(question, &b"\0\0\0\0\x05\x0a\x03pkg"[..]);
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", status.parse().unwrap());
+                let body =
+                    Full::new(Bytes::from_static(message)).with_trailers(async move { Some(Ok(trailers)) });
+                let answer = Response::builder().header("content-type", "application/grpc");
+                Ok::<_, Infallible>(answer.body(body).unwrap())
+            });
+            let serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(serve.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn instances_are_asked_for_their_health_in_the_words_of_grpc() {
+    let mut instances = Vec::new();
+    for (message, status) in [
+        (&b"\0\0\0\0\x02\x08\x01"[..], "0"),
+        // Not serving; serving, but the call failed; nothing at all.
+        (b"\0\0\0\0\x02\x08\x02", "0"),
+        (b"\0\0\0\0\x02\x08\x01", "12"),
+        (b"", "0"),
+    ] {
+        instances.push(("s", "v1", checked_instance(message, status).await.to_string()));
+    }
+    let check = json!({"type": "grpc", "service": "pkg", "interval_s": 0.1, "unhealthy_threshold": 2});
+    let rule = json!({"id": "h", "destination": "s", "health_check": check});
+    let proxy = Proxy::with(&[rule], &instances);
+    proxy.metric_becomes(r#"a8_proxy_unhealthy_instances{service="s"}"#, 3.0).await;
+    let checks = r#"a8_proxy_health_checks_total{result="success",service="s"}"#;
+    soon("another good one", async {
+        let before = proxy.metric(checks).unwrap_or(0.0);
+        while proxy.metric(checks).unwrap_or(0.0) < before + 2.0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(proxy.metric(r#"a8_proxy_unhealthy_instances{service="s"}"#), Some(3.0));
+}
+
 #[tokio::test]
 async fn refusals_are_told_to_grpc_clients_in_their_words() {
     let proxy = Proxy::of(&[]);

@@ -1,10 +1,13 @@
 //! Instances that are new or unwell, seen from outside: who gets less than its part, and who is left alone.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Instance, Proxy, field, ok, route, soon};
+use crate::support::{Instance, Proxy, field, nobody, ok, route, soon};
 
 /// How many of `count` requests each instance answered, by its name. The ids, and so the draws, are the same every time.
 async fn turns(proxy: &Proxy, count: usize) -> BTreeMap<String, usize> {
@@ -121,5 +124,94 @@ async fn all_are_used_when_too_few_are_left() {
     proxy.metric_becomes(PANICKING, 1.0).await;
     proxy.apply(&[limits(30)], &instances);
     assert_eq!(turns(&proxy, 30).await["c"], 30, "a third is enough for thirty percent");
+    proxy.metric_becomes(PANICKING, 0.0).await;
+}
+
+fn checked(check: Value) -> Value {
+    let mut fields =
+        json!({"interval_s": 0.1, "timeout_s": 1, "unhealthy_threshold": 2, "healthy_threshold": 2});
+    check.as_object().unwrap().iter().for_each(|(key, value)| fields[key] = value.clone());
+    json!({"id": "h", "destination": "s", "health_check": fields})
+}
+
+const UNHEALTHY: &str = r#"a8_proxy_unhealthy_instances{service="s"}"#;
+
+/// An instance that answers requests whatever it says of its health, and how it says that.
+async fn sickly(name: &'static str) -> (SocketAddr, Arc<AtomicU16>) {
+    let health = Arc::new(AtomicU16::new(200));
+    let said = Arc::clone(&health);
+    let at = Instance::answering(move |head, _| {
+        if head.starts_with("GET /health?deep HTTP/1.1\r\n") {
+            assert_eq!(field(head, "user-agent"), Some("a8-health-check"));
+            let status = said.load(Ordering::Relaxed);
+            return format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+        }
+        ok(name)
+    });
+    (at.await, health)
+}
+
+#[tokio::test]
+async fn an_instance_that_says_it_is_unwell_gets_no_requests_until_it_says_otherwise() {
+    let ((a, health), (b, _)) = (sickly("a").await, sickly("b").await);
+    let instances = [a, b].map(|at| ("s", "v1", at.to_string()));
+    let rule = checked(json!({"type": "http", "path": "/health?deep"}));
+    let proxy = Proxy::with(std::slice::from_ref(&rule), &instances);
+    assert_eq!(turns(&proxy, 20).await.len(), 2, "healthy until found otherwise");
+    for status in [500, 302] {
+        health.store(status, Ordering::Relaxed);
+        proxy.metric_becomes(UNHEALTHY, 1.0).await;
+        assert_eq!(turns(&proxy, 20).await["b"], 20);
+        proxy.apply(std::slice::from_ref(&rule), &instances);
+        assert_eq!(turns(&proxy, 20).await["b"], 20, "a new table knows as well");
+        health.store(204, Ordering::Relaxed);
+        proxy.metric_becomes(UNHEALTHY, 0.0).await;
+        assert_eq!(turns(&proxy, 20).await["a"], 10);
+    }
+    assert!(proxy.metric(r#"a8_proxy_health_checks_total{result="failure",service="s"}"#).unwrap() >= 4.0);
+    health.store(500, Ordering::Relaxed);
+    proxy.metric_becomes(UNHEALTHY, 1.0).await;
+    proxy.apply(&[], &instances);
+    proxy.metric_becomes(UNHEALTHY, 0.0).await;
+    assert_eq!(turns(&proxy, 20).await["a"], 10, "without the rule nobody knows");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_away_or_silent_is_found_before_a_request_finds_it() {
+    let named = Instance::named("up").await;
+    let silent = Instance::start().await;
+    for (down, check) in [
+        (nobody().await, json!({"type": "tcp"})),
+        (nobody().await, json!({"type": "http"})),
+        (silent.at, json!({"type": "http"})),
+        (silent.at, json!({"type": "grpc"})),
+    ] {
+        let instances = [named, down].map(|at| ("s", "v1", at.to_string()));
+        // Whoever is up speaks no gRPC either; one that is unhealthy with everybody else is asked all the same.
+        let unhealthy = if check["type"] == "grpc" { 2.0 } else { 1.0 };
+        let proxy = Proxy::with(&[checked(check.clone())], &instances);
+        proxy.metric_becomes(UNHEALTHY, unhealthy).await;
+        if unhealthy == 1.0 {
+            assert_eq!(turns(&proxy, 20).await["up"], 20, "{check}");
+            assert_eq!(proxy.metric(r#"a8_proxy_retries_total{service="s"}"#), None, "{check}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_port_may_answer_for_the_instance_and_panic_goes_for_the_unhealthy_too() {
+    let (named, (health_port, health)) = (Instance::named("x").await, sickly("y").await);
+    let check = checked(json!({"type": "http", "path": "/health?deep", "port": health_port.port()}));
+    let panic = resilient(json!({"panic_threshold_percent": 60}));
+    let other = Instance::named("z").await;
+    let instances = [("s", "v1", named.to_string()), ("s", "v1", other.to_string())];
+    let proxy = Proxy::with(&[check.clone(), panic], &instances);
+    health.store(503, Ordering::Relaxed);
+    // Both are asked at the same place.
+    proxy.metric_becomes(UNHEALTHY, 2.0).await;
+    proxy.metric_becomes(PANICKING, 1.0).await;
+    assert_eq!(turns(&proxy, 20).await["x"], 10);
+    health.store(200, Ordering::Relaxed);
+    proxy.metric_becomes(UNHEALTHY, 0.0).await;
     proxy.metric_becomes(PANICKING, 0.0).await;
 }

@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::*;
+use crate::health::Probe;
 use serde_json::json;
 
 fn parse(rule: serde_json::Value) -> Result<Rule, String> {
@@ -8,6 +11,10 @@ fn parse(rule: serde_json::Value) -> Result<Rule, String> {
 
 fn with_match(matching: serde_json::Value) -> serde_json::Value {
     json!({"id": "r", "destination": "d", "match": matching, "route": {"backends": [{"tags": ["v1"]}]}})
+}
+
+fn with_check(check: serde_json::Value) -> serde_json::Value {
+    json!({"id": "r", "destination": "d", "health_check": check})
 }
 
 fn with_route(route: serde_json::Value) -> serde_json::Value {
@@ -25,6 +32,27 @@ fn what_2_3_refuses_is_refused() {
         json!({"id": "r", "destination": "", "route": {"backends": [{"tags": ["v1"]}]}}),
         json!({"id": "r", "destination": "d"}),
         json!({"id": "r", "destination": "d", "actions": []}),
+        with_check(json!({})),
+        with_check(json!({"type": "ping"})),
+        with_check(json!({"type": "http", "path": "x"})),
+        with_check(json!({"type": "http", "path": "/a b"})),
+        with_check(json!({"type": "http", "path": "/a\r\nX: y"})),
+        with_check(json!({"type": "http", "path": "/", "service": "s"})),
+        with_check(json!({"type": "http", "service": "s"})),
+        with_check(json!({"type": "tcp", "path": "/"})),
+        with_check(json!({"type": "grpc", "path": "/"})),
+        with_check(json!({"type": "grpc", "service": "a b"})),
+        with_check(json!({"type": "tcp", "interval_s": 0.01})),
+        with_check(json!({"type": "tcp", "interval_s": 3601})),
+        with_check(json!({"type": "tcp", "timeout_s": -1})),
+        with_check(json!({"type": "tcp", "timeout_s": 61})),
+        with_check(json!({"type": "tcp", "unhealthy_threshold": 101})),
+        with_check(json!({"type": "tcp", "healthy_threshold": -1})),
+        with_check(json!({"type": "tcp", "port": 65_536})),
+        json!({"id": "r", "destination": "d", "health_check": {"type": "tcp"}, "actions": [{"action": "trace"}]}),
+        json!({"id": "r", "destination": "d", "health_check": {"type": "tcp"}, "route": {"backends": [{"tags": ["a"]}]}}),
+        json!({"id": "r", "destination": "d", "health_check": {"type": "tcp"}, "match": {"method": "GET"}}),
+        json!({"id": "r", "destination": "d", "health_check": {"type": "tcp"}, "match": {"any": [{"source": {"name": "s"}}]}}),
         json!({"id": "r", "destination": "d", "route": {"backends": [{"tags": ["a"]}]}, "actions": [{"action": "trace"}]}),
         with_match(json!({})),
         with_match(json!({"headers": {}})),
@@ -286,7 +314,7 @@ fn a_refusal_names_the_field_with_the_words_of_the_wire() {
 fn a_fault_that_lasts_ends_so_long_after_it_was_written_and_stays_so() {
     let rule = with_action(json!({"action": "delay", "duration": 1, "duration_s": 90.5}));
     let mut raw: RawRule = serde_json::from_value(rule).unwrap();
-    let at = |seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    let at = |seconds| std::time::UNIX_EPOCH + Duration::from_secs(seconds);
     raw.begin(at(1_000));
     raw.begin(at(2_000));
     assert_eq!(raw.actions[0].expires_at, "1970-01-01T00:18:11Z");
@@ -332,4 +360,21 @@ fn higher_priority_goes_first_and_the_smaller_id_between_equals() {
     let mut rules = [rule("b", 1), rule("a", 1), rule("z", 9), rule("c", -1)];
     rules.sort_by(Rule::precedence);
     assert_eq!(rules.map(|rule| rule.id.to_string()), ["z", "a", "b", "c"]);
+}
+
+#[test]
+fn a_health_check_is_what_it_says_and_otherwise_what_is_usual() {
+    let plain = parse(with_check(json!({"type": "http"}))).unwrap();
+    let check = plain.health_check().unwrap();
+    assert_eq!(check.probe, Probe::Http("/".to_owned()));
+    assert_eq!((check.interval, check.timeout), (Duration::from_secs(10), Duration::from_secs(2)));
+    assert_eq!((check.unhealthy_threshold, check.healthy_threshold, check.port), (3, 2, None));
+    assert!(plain.route().is_none() && plain.actions().is_empty());
+    let written = json!({"id": "r", "destination": "d", "match": {"source": {"name": "gateway"}},
+        "health_check": {"type": "grpc", "service": "pkg.Service", "interval_s": 0.5, "timeout_s": 0.25,
+            "unhealthy_threshold": 1, "healthy_threshold": 1, "port": 9000}});
+    let full = parse(written.clone()).unwrap();
+    assert_eq!(full.health_check().unwrap().probe, Probe::Grpc("pkg.Service".to_owned()));
+    assert_eq!(full.health_check().unwrap().port, Some(9000));
+    assert_eq!(serde_json::to_value(&full).unwrap(), written);
 }
