@@ -166,12 +166,17 @@ impl Registry {
 impl Control {
     /// Starts a control that follows this registry, with these further flags.
     pub fn start(data_dir: &Path, registry: SocketAddr, flags: &[(&str, &str)]) -> Self {
-        let launch = flags.iter().fold(
-            role("control", data_dir)
-                .flag("api_host", "127.0.0.1")
-                .flag("registry_url", format!("http://{registry}")),
-            |launch, (name, value)| launch.flag(name, *value),
-        );
+        Self::started(Self::launch(data_dir, &format!("http://{registry}"), flags))
+    }
+
+    /// How one is started that follows the registry with this URL.
+    pub fn launch(data_dir: &Path, registry: &str, flags: &[(&str, &str)]) -> Launch {
+        let launch = role("control", data_dir).flag("api_host", "127.0.0.1").flag("registry_url", registry);
+        flags.iter().fold(launch, |launch, (name, value)| launch.flag(name, *value))
+    }
+
+    /// Starts one.
+    pub fn started(launch: Launch) -> Self {
         let process = launch.clone().env("A8_API_PORT", "0").start("control");
         let address = process.address("api");
         Self { process: Some(process), launch, address }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use registry_api::client::RegistryClient;
+use registry_api::connect::Trust;
 use registry_api::issuer::{BadIssuer, Issuer};
 use registry_api::setting::BadSetting;
 pub use registry_api::setting::Secret;
@@ -14,6 +15,7 @@ pub const FILE_KEYS: &[(&str, &str)] = &[
     ("registry.url", "registry_url"),
     ("registry.token", "registry_token"),
     ("registry.auth", "registry_auth"),
+    ("registry.ca_cert_file", "registry_ca_cert_file"),
 ];
 
 const ENCRYPTION_KEY_CHARS: usize = 16;
@@ -60,7 +62,7 @@ pub struct Settings {
     #[arg(long = "require_https", env = "A8_REQUIRE_HTTPS", num_args = 0..=1, default_missing_value = "true",
         default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub require_https: bool,
-    /// Base URLs of the registry.
+    /// Base URLs of the registry, http or https.
     #[arg(
         long = "registry_url",
         env = "A8_REGISTRY_URL",
@@ -92,6 +94,9 @@ pub struct Settings {
         value_name = "SECRET"
     )]
     pub registry_jwt_secret: Secret,
+    /// Certificates (PEM) by which an https registry is believed, and no others. Default: the roots of the machine.
+    #[arg(long = "registry_ca_cert_file", env = "A8_REGISTRY_CA_CERT_FILE", value_name = "FILE")]
+    pub registry_ca_cert_file: Option<PathBuf>,
     /// Directory for rules; created, and used by one process at a time.
     #[arg(long = "data_dir", env = "A8_DATA_DIR", default_value = "a8-data/control", value_name = "DIR")]
     pub data_dir: PathBuf,
@@ -168,6 +173,8 @@ pub struct Config {
     pub registry_urls: Vec<String>,
     /// How to prove a namespace there.
     pub registry_auth: RegistryAuth,
+    /// Whom to believe there when it is https; `None` is whom the machine believes.
+    pub registry_ca_cert_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -207,9 +214,11 @@ impl Settings {
         };
         let token = self.registry_token.clone();
         let registry_auth = registry_auth(self.registry_auth.as_deref(), token, secret.clone(), own)?;
-        RegistryClient::new(&self.registry_url, None)
+        // Nothing is called yet, so nobody has to be believed.
+        RegistryClient::trusting(&self.registry_url, None, Trust::nobody())
             .map_err(|error| BadSetting::new("registry_url", error.to_string()))?;
-        if RegistryClient::new(&self.registry_url, Some(self.registry_token.reveal())).is_err() {
+        let token = Some(self.registry_token.reveal());
+        if RegistryClient::trusting(&self.registry_url, token, Trust::nobody()).is_err() {
             return Err(BadSetting::new("registry_token", "holds characters that no header can carry"));
         }
         Ok(Config {
@@ -221,6 +230,7 @@ impl Settings {
             require_https: self.require_https,
             registry_urls: self.registry_url,
             registry_auth,
+            registry_ca_cert_file: self.registry_ca_cert_file,
         })
     }
 }

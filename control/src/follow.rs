@@ -92,7 +92,7 @@ fn client(space: &Space, registry: &RegistryAccess) -> Option<(RegistryClient, M
             Some(made.as_str())
         }
     };
-    match RegistryClient::new(&registry.urls, token) {
+    match RegistryClient::trusting(&registry.urls, token, registry.trust.clone()) {
         Ok(client) => Some((client, space.clock.now())),
         Err(_) => {
             error!(namespace = %space.label, "namespace cannot be a token, so its instances cannot be followed");

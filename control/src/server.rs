@@ -37,6 +37,7 @@ pub async fn serve(
     ready: impl FnOnce(&[(&'static str, SocketAddr)]),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), BadSetting> {
+    let access = RegistryAccess::of(&config)?;
     let listener = bind(&config).await?;
     let address = listener.local_addr().map_err(|error| BadSetting::new("api_port", error.to_string()))?;
     let clock = Clock::start();
@@ -60,7 +61,7 @@ pub async fn serve(
     };
     // Without authentication there is one namespace, and it is followed before anybody asks.
     let always = if config.auth.contains(&AuthMode::None) { vec![Namespace::default()] } else { vec![] };
-    let spaces = Arc::new(Spaces::restore(shared, RegistryAccess::from(&config), kept, &always));
+    let spaces = Arc::new(Spaces::restore(shared, access, kept, &always));
     let chain = Chain::of(&config.auth, &config.keys)?;
     let mut fresh = JoinSet::new();
     for issuer in chain.issuers() {

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
 
 use registry_api::Namespace;
+use registry_api::client::needs_trust;
+use registry_api::connect::Trust;
+use registry_api::setting::BadSetting;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, RegistryAuth};
@@ -26,11 +29,20 @@ pub(crate) struct TooMany;
 pub(crate) struct RegistryAccess {
     pub(crate) urls: Vec<String>,
     pub(crate) auth: RegistryAuth,
+    pub(crate) trust: Trust,
 }
 
-impl From<&Config> for RegistryAccess {
-    fn from(config: &Config) -> Self {
-        Self { urls: config.registry_urls.clone(), auth: config.registry_auth.clone() }
+impl RegistryAccess {
+    /// Reads whom to believe, once for all namespaces. Blocks on the disk.
+    pub(crate) fn of(config: &Config) -> Result<Self, BadSetting> {
+        let bad = |setting, problem: &dyn std::fmt::Display| BadSetting::new(setting, problem.to_string());
+        let secure = needs_trust(&config.registry_urls).map_err(|problem| bad("registry_url", &problem))?;
+        let trust = match &config.registry_ca_cert_file {
+            Some(path) => Trust::file(path).map_err(|problem| bad("registry_ca_cert_file", &problem))?,
+            None if secure => Trust::system().map_err(|problem| bad("registry_url", &problem))?,
+            None => Trust::nobody(),
+        };
+        Ok(Self { urls: config.registry_urls.clone(), auth: config.registry_auth.clone(), trust })
     }
 }
 

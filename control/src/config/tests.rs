@@ -23,7 +23,7 @@ fn without_flags_everything_has_its_default() {
     assert_eq!(config.store, StoreKind::Redb(PathBuf::from("a8-data/control")));
     assert_eq!((config.auth, config.require_https), (vec![AuthMode::None], false));
     assert_eq!(config.registry_urls, ["http://127.0.0.1:8080"]);
-    assert_eq!(config.registry_auth, RegistryAuth::None);
+    assert_eq!((config.registry_auth, config.registry_ca_cert_file), (RegistryAuth::None, None));
 }
 
 #[test]
@@ -36,6 +36,8 @@ fn settings_that_work_are_accepted() {
     }
     let two = check(&["--registry_url=http://a:1,http://b:2", "--registry_url=http://c:3"]).unwrap();
     assert_eq!(two.registry_urls, ["http://a:1", "http://b:2", "http://c:3"]);
+    let secure = check(&["--registry_url=https://a", "--registry_ca_cert_file=roots.pem"]).unwrap();
+    assert_eq!(secure.registry_ca_cert_file, Some(PathBuf::from("roots.pem")));
 }
 
 #[test]

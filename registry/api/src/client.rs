@@ -1,4 +1,4 @@
-//! A client of the registry, and the plain HTTP caller beneath it that control's client shares. It retries
+//! A client of the registry, and the HTTP caller beneath it that control's client shares. It retries
 //! nothing by itself: the caller knows what a failure means and when to come back ([`Backoff`]).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,10 +9,10 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::change::{Position, Update, WatchAnswer};
+use crate::connect::{Connector, Trust};
 use crate::hash::ContentHash;
 use crate::instance::{Instance, Registered, Registration};
 use crate::names::InstanceId;
@@ -23,14 +23,22 @@ pub const ANSWER_LIMIT_BYTES: usize = 256 << 20;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than `wait` a poll may take: the server adds up to a sixteenth.
 const POLL_MARGIN: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shorter than the servers', so that no call meets a connection that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A base URL that cannot be used.
+/// Why nobody can be called.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no http URL with a host")]
-pub struct BadUrl(pub String);
+pub enum BadUrl {
+    /// A base URL that cannot be used.
+    #[error("`{0}` is no http or https URL with a host")]
+    Url(String),
+    /// A token that no header can carry.
+    #[error("a token with control characters")]
+    Token,
+    /// Nobody whom an https server could be believed for.
+    #[error("{0}")]
+    Trust(String),
+}
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -105,33 +113,40 @@ impl Answer {
 /// Calls one of several equal servers. Stays with the one that answers; moves on when it cannot be reached.
 #[derive(Debug)]
 pub struct Caller {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     bases: Vec<String>,
     current: AtomicUsize,
     headers: HeaderMap,
 }
 
 impl Caller {
-    /// `urls` must not be empty; `token` is sent as a bearer token when not empty.
+    /// `urls` must not be empty; `token` is sent as a bearer token when not empty. Who has an https URL is believed by
+    /// the roots of the machine; reading them blocks on the disk.
     pub fn new<S: AsRef<str>>(urls: &[S], token: Option<&str>) -> Result<Self, BadUrl> {
+        let trust = if needs_trust(urls)? {
+            Trust::system().map_err(|problem| BadUrl::Trust(problem.to_string()))?
+        } else {
+            Trust::nobody()
+        };
+        Self::trusting(urls, token, trust)
+    }
+
+    /// The same with others to believe.
+    pub fn trusting<S: AsRef<str>>(urls: &[S], token: Option<&str>, trust: Trust) -> Result<Self, BadUrl> {
         let bases = urls.iter().map(|url| base(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
         if bases.is_empty() {
-            return Err(BadUrl(String::new()));
+            return Err(BadUrl::Url(String::new()));
         }
         let mut headers = HeaderMap::new();
         if let Some(token) = token.filter(|token| !token.is_empty()) {
-            let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-                .map_err(|_| BadUrl("a token with control characters".to_owned()))?;
+            let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| BadUrl::Token)?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(connector);
+            .build(Connector::new(trust));
         Ok(Self { client, bases, current: AtomicUsize::new(0), headers })
     }
 
@@ -197,14 +212,21 @@ impl Caller {
     }
 }
 
+/// Whether one of the base URLs is https; an error names the first that cannot be used.
+pub fn needs_trust<S: AsRef<str>>(urls: &[S]) -> Result<bool, BadUrl> {
+    let bases = urls.iter().map(|url| base(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    Ok(bases.iter().any(|base| base.starts_with("https:")))
+}
+
 fn base(url: &str) -> Result<String, BadUrl> {
-    let bad = || BadUrl(url.to_owned());
+    let bad = || BadUrl::Url(url.to_owned());
     let parsed: Uri = url.parse().map_err(|_| bad())?;
-    let plain = parsed.scheme_str() == Some("http") && parsed.host().is_some_and(|host| !host.is_empty());
-    if !plain || parsed.query().is_some() {
+    let scheme = parsed.scheme_str().filter(|scheme| ["http", "https"].contains(scheme));
+    let authority = parsed.authority().filter(|_| parsed.host().is_some_and(|host| !host.is_empty()));
+    let (Some(scheme), Some(authority), None) = (scheme, authority, parsed.query()) else {
         return Err(bad());
-    }
-    Ok(url.trim_end_matches('/').to_owned())
+    };
+    Ok(format!("{scheme}://{authority}{}", parsed.path().trim_end_matches('/')))
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
@@ -270,6 +292,11 @@ impl RegistryClient {
     /// See [`Caller::new`].
     pub fn new<S: AsRef<str>>(urls: &[S], token: Option<&str>) -> Result<Self, BadUrl> {
         Ok(Self { caller: Caller::new(urls, token)? })
+    }
+
+    /// See [`Caller::trusting`].
+    pub fn trusting<S: AsRef<str>>(urls: &[S], token: Option<&str>, trust: Trust) -> Result<Self, BadUrl> {
+        Ok(Self { caller: Caller::trusting(urls, token, trust)? })
     }
 
     /// Registers or replaces an instance.
@@ -368,12 +395,22 @@ mod tests {
     }
 
     #[test]
-    fn only_absolute_http_urls_are_taken() {
-        for bad in ["", "123", "ftp://h:1", "http://", "/x", "http://h/?q"] {
+    fn only_absolute_http_and_https_urls_are_taken() {
+        for bad in ["", "123", "ftp://h:1", "http://", "/x", "http://h/?q", "https://", "https://h?q"] {
+            assert_eq!(needs_trust(&[bad]), Err(BadUrl::Url(bad.to_owned())), "{bad}");
             assert!(Caller::new(&[bad], None).is_err(), "{bad}");
         }
-        assert!(Caller::new(&["http://127.0.0.1:8080/"], Some("t")).is_ok());
+        for (url, kept, secure) in [
+            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080", false),
+            ("http://h/a/b/", "http://h/a/b", false),
+            ("https://[::1]:8443", "https://[::1]:8443", true),
+            ("HTTPS://h/", "https://h", true),
+        ] {
+            let caller = Caller::trusting(&[url], Some("t"), Trust::nobody()).unwrap();
+            assert_eq!((caller.bases[0].as_str(), needs_trust(&[url])), (kept, Ok(secure)), "{url}");
+        }
         assert!(Caller::new::<&str>(&[], None).is_err());
+        assert_eq!(Caller::new(&["http://h"], Some("a\nb")).err(), Some(BadUrl::Token));
     }
 
     #[test]

@@ -15,9 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 
+use crate::connect::{BadTrust, Trust};
 use crate::names::Namespace;
 use crate::token::{self, KeySet, Unread};
 
@@ -188,13 +187,13 @@ impl Source {
                     Ok(bytes.into())
                 }
             }
-            Self::Url(url) => get(url, system_roots).await,
+            Self::Url(url) => get(url, Trust::system).await,
         }
     }
 }
 
 /// The body of a 200; nothing is followed.
-async fn get(url: &Uri, roots: impl FnOnce() -> Result<RootCertStore, String>) -> Result<Bytes, String> {
+async fn get(url: &Uri, trust: impl FnOnce() -> Result<Trust, BadTrust>) -> Result<Bytes, String> {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let secure = url.scheme_str() == Some("https");
     let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
@@ -202,21 +201,8 @@ async fn get(url: &Uri, roots: impl FnOnce() -> Result<RootCertStore, String>) -
     if !secure {
         return exchange(stream, url).await;
     }
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots()?)
-        .with_no_client_auth();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    let stream = trust().map_err(|error| error.to_string())?.greet(host, stream).await;
     exchange(stream.map_err(|error| error.to_string())?, url).await
-}
-
-fn system_roots() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs().map_err(|error| error.to_string())?;
-    roots.add_parsable_certificates(found);
-    if roots.is_empty() { Err("the machine trusts nobody".to_owned()) } else { Ok(roots) }
 }
 
 async fn exchange<S>(stream: S, url: &Uri) -> Result<Bytes, String>

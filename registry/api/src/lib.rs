@@ -1,11 +1,13 @@
 //! The registry's contract: what registers, how it changes, and how a watcher follows.
 //!
-//! Everything here is a value or a pure step; the only things that touch a socket are `client` and `issuer`,
-//! behind the features of those names. The crate knows neither rules nor Eureka.
+//! Everything here is a value or a pure step; the only things that touch a socket are `client` with its `connect`,
+//! and `issuer`, behind the features of those names. The crate knows neither rules nor Eureka.
 
 pub mod change;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+pub mod connect;
 pub mod duration;
 pub mod follow;
 pub mod hash;

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use ::ring::rand::SystemRandom;
 use ::ring::signature::{Ed25519KeyPair, KeyPair};
@@ -171,10 +172,10 @@ async fn over_https_only_a_trusted_server_is_believed() {
     let trusting = || {
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
-        Ok(roots)
+        Ok(Trust::of(roots))
     };
     assert_eq!(get(&url, trusting).await.unwrap(), "the set");
-    assert!(get(&url, || Ok(RootCertStore::empty())).await.is_err());
+    assert!(get(&url, || Ok(Trust::nobody())).await.is_err());
 }
 
 #[test]
