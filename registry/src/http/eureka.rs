@@ -11,6 +11,7 @@ pub mod format;
 pub mod fuzz;
 pub mod life;
 pub mod lists;
+pub(super) mod openapi;
 mod problem;
 pub mod record;
 pub mod route;

@@ -1,5 +1,5 @@
-//! The description of the native API in OpenAPI 3.1, collected from the handlers, and the route that serves it. What the
-//! contract crate owns is described here in its wire form; Eureka's API has its own, older description.
+//! The description of the API in OpenAPI 3.1, collected from the handlers, and the route that serves it. What the
+//! contract crate owns is described here in its wire form; Eureka's part is described beside its code.
 #![expect(dead_code, reason = "these types describe and are never made")]
 
 use std::sync::OnceLock;
@@ -12,6 +12,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi as Document};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
+use super::eureka::openapi::Eureka;
 use super::{JSON, health, native, watch};
 
 #[derive(OpenApi)]
@@ -37,7 +38,7 @@ use super::{JSON, health, native, watch};
         describe,
     ),
     security((), ("bearer" = [])),
-    modifiers(&Bearer)
+    modifiers(&Bearer, &Eureka)
 )]
 struct Api;
 
@@ -78,7 +79,7 @@ pub(super) enum Refusals {
     /// The token is missing or not valid.
     #[response(status = 401)]
     NotAuthorized(Error),
-    /// The body is not JSON in UTF-8.
+    /// The body is not JSON in UTF-8; from Eureka clients XML is taken as well.
     #[response(status = 415)]
     UnsupportedMediaType(Error),
     /// Whoever issues tokens is out of reach, or there is no room for further long bodies.
