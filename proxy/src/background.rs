@@ -16,7 +16,7 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::feed::last_good::Keeper;
 use crate::feed::{Follower, Status, Watch};
-use crate::live::{Live, no_thread};
+use crate::live::{Drain, Live, no_thread};
 use crate::resolve::Resolver;
 use crate::tls::{REFRESH_EVERY, Tls};
 use crate::tracer::export::Exporter;
@@ -49,6 +49,7 @@ impl Background {
             board: Arc::clone(&live.board),
             access_log: Arc::clone(&live.access_log),
             tls: live.tls.clone(),
+            drain: Arc::clone(&live.drain),
             _end: End(Arc::clone(&live.status)),
         };
         let exporter = live.exporter.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -76,6 +77,7 @@ struct Others {
     board: Arc<Board>,
     access_log: Arc<AccessLog>,
     tls: Option<Arc<Tls>>,
+    drain: Arc<Drain>,
     _end: End,
 }
 
@@ -108,6 +110,8 @@ fn run(
             // The end first: nothing that is ready may delay it.
             biased;
             _ = stopped => {}
+            // Control and the folder are the successor's.
+            () = others.drain.replaced() => {}
             () = watch.run() => {}
             () = others.resolver.run() => {}
             () = sweep(&others.board) => {}

@@ -43,6 +43,8 @@ pub const THREADS_MAX: usize = 1024;
 const NAMELESS: &str = "a8-proxy";
 const POLL_MIN: Duration = Duration::from_secs(1);
 const POLL_MAX: Duration = Duration::from_secs(3600);
+/// Nobody waits longer for clients that go on.
+const UPGRADE_DRAIN_MAX: Duration = Duration::from_secs(3600);
 
 /// The settings of `a8 proxy`, unchecked.
 #[derive(clap::Args, Clone)]
@@ -114,6 +116,16 @@ pub struct Settings {
     /// Worker threads; by default as many as the CPU quota allows
     #[arg(long = "threads", env = "A8_THREADS")]
     pub threads: Option<usize>,
+    /// Unix socket over which this proxy hands its ports to a successor; none without it
+    #[arg(long = "upgrade_sock", env = "A8_UPGRADE_SOCK")]
+    pub upgrade_sock: Option<PathBuf>,
+    /// Take over the ports of the proxy that serves at `upgrade_sock`, if one does
+    #[arg(long = "upgrade", env = "A8_UPGRADE", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = false, action = ArgAction::Set)]
+    pub upgrade: bool,
+    /// How long a proxy that was taken over from waits for its clients, 0s to 1h
+    #[arg(long = "upgrade_drain", env = "A8_UPGRADE_DRAIN", default_value = "60s")]
+    pub upgrade_drain: String,
     /// Folder of the access log, `-` for standard output; by default `data_dir`
     #[arg(long = "logging_dir", env = "A8_LOGGING_DIR")]
     pub logging_dir: Option<PathBuf>,
@@ -169,6 +181,9 @@ impl fmt::Debug for Settings {
             .field("controller_poll", &self.controller_poll)
             .field("node", &self.node)
             .field("threads", &self.threads)
+            .field("upgrade_sock", &self.upgrade_sock)
+            .field("upgrade", &self.upgrade)
+            .field("upgrade_drain", &self.upgrade_drain)
             .field("logging_dir", &self.logging_dir)
             .field("access_log", &self.access_log)
             .field("metrics_series_max", &self.metrics_series_max)
@@ -242,6 +257,17 @@ pub struct Tracing {
     pub sampler: Sampler,
 }
 
+/// How ports go from one process to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The Unix socket that both meet at.
+    pub sock: PathBuf,
+    /// Whether to take over from the proxy that serves there; otherwise there must be none.
+    pub take_over: bool,
+    /// How long to wait for clients once a successor serves.
+    pub drain: Duration,
+}
+
 /// The files of TLS on the HTTP listener; all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -272,6 +298,8 @@ pub struct Config {
     pub threads: usize,
     /// What serves requests.
     pub engine: Engine,
+    /// How ports go from one process to the next; `None`: they do not.
+    pub upgrade: Option<Upgrade>,
     /// Where the access log goes; `None` when there is to be none.
     pub access_log: Option<LogTarget>,
     /// How many parts of a table have series of their own.
@@ -341,6 +369,7 @@ impl Settings {
             controller_url,
             controller_token: Token::new(self.controller_token),
             threads: threads(self.threads)?,
+            upgrade: upgrade(self.upgrade_sock, self.upgrade, &self.upgrade_drain)?,
             engine: if self.engine == "general" { Engine::General } else { Engine::Lane },
             access_log: (self.access_log == "on").then_some(log_target),
             metrics_series_max: self.metrics_series_max,
@@ -428,6 +457,18 @@ fn tls(
         private_key: needed("proxy_private_key_file", private_key)?,
         ca_cert,
     }))
+}
+
+fn upgrade(sock: Option<PathBuf>, take_over: bool, drain: &str) -> Result<Option<Upgrade>, BadSetting> {
+    let drain = registry_api::duration::parse(drain)
+        .map_err(|error| BadSetting::new("upgrade_drain", error.to_string()))?;
+    if drain > UPGRADE_DRAIN_MAX {
+        return Err(BadSetting::new("upgrade_drain", "is beyond 1h"));
+    }
+    match sock.filter(|sock| !sock.as_os_str().is_empty()) {
+        None if take_over => Err(BadSetting::new("upgrade_sock", "is needed for `upgrade`")),
+        sock => Ok(sock.map(|sock| Upgrade { sock, take_over, drain })),
+    }
 }
 
 fn threads(asked: Option<usize>) -> Result<usize, BadSetting> {

@@ -45,5 +45,6 @@ pub mod tls;
 mod trace;
 pub mod tracer;
 mod tunnel;
+mod upgrade;
 mod upstream;
 mod wire;

@@ -1,6 +1,7 @@
 //! Everything of one proxy that outlives a table, opened in the order in which it can fail. It listens
 //! nowhere and starts no loop: those are the server's and the background's.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use control_api::Snapshot;
 use registry_api::setting::BadSetting;
+use tokio::sync::Notify;
 
 use crate::access_log::AccessLog;
 use crate::board::Board;
@@ -52,17 +54,30 @@ pub struct Live {
 
 /// Whether the proxy is about to go: it serves on, but nobody should send it more.
 #[derive(Debug, Default)]
-pub struct Drain(AtomicBool);
+pub struct Drain {
+    begun: AtomicBool,
+    replaced: Notify,
+}
 
 impl Drain {
     /// From now on.
     pub fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.begun.store(true, Ordering::Relaxed);
     }
 
     /// Whether it began.
     pub fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// A successor serves: what is left here is to end requests.
+    pub(crate) fn replace(&self) {
+        self.replaced.notify_one();
+    }
+
+    /// Returns once a successor serves; to one caller.
+    pub(crate) async fn replaced(&self) {
+        self.replaced.notified().await;
     }
 }
 
@@ -70,9 +85,14 @@ impl Live {
     /// Reads the certificates, takes the data folder, opens the access log, and puts the last good snapshot in place when there is
     /// one. `now` is the origin of live times.
     pub fn open(config: &Config, now: Instant) -> Result<Self, BadSetting> {
+        Self::inherit(config, None, now)
+    }
+
+    /// The same with the lock of the folder, where a predecessor gave it.
+    pub(crate) fn inherit(config: &Config, lock: Option<File>, now: Instant) -> Result<Self, BadSetting> {
         tls::check_roots()?;
         let tls = config.tls.clone().map(|files| Tls::open(files).map(Arc::new)).transpose()?;
-        let data_dir = DataDir::open(&config.data_dir)?;
+        let data_dir = DataDir::open(&config.data_dir, lock)?;
         let metrics = Arc::new(Metrics::new());
         let access_log = match &config.access_log {
             Some(target) => AccessLog::open(target, metrics.access_log_dropped.clone())?,

@@ -5,6 +5,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -22,11 +23,12 @@ use registry_api::setting::BadSetting;
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::{Config, Engine};
+use crate::config::{Config, Engine, Upgrade};
 use crate::connections::{Connections, cap_of, raise_open_files};
 use crate::context::ATTEMPTS_MAX;
 use crate::counts::Counts;
 use crate::detection;
+use crate::feed::Source;
 use crate::gateway::Gateway;
 use crate::health;
 use crate::lane::Lane;
@@ -35,6 +37,7 @@ use crate::mirror::{self, Mirrors};
 use crate::reports::Reports;
 use crate::service::Front;
 use crate::shard::Shard;
+use crate::upgrade::{self, Estate, Predecessor, Succession};
 use crate::upstream::Secure;
 
 pub use crate::service::Limits;
@@ -46,6 +49,8 @@ const HTTP2_STREAMS_MAX: u32 = 128;
 const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// How long a proxy that takes over waits for its first table from control; then the last good one has to do.
+const CONTROL_WITHIN: Duration = Duration::from_secs(5);
 /// What is left of a runtime after draining is cut off.
 const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(200);
 
@@ -59,6 +64,17 @@ pub struct Server {
     /// Whom this proxy stands for, `service:tag,tag`.
     src: String,
     limits: Limits,
+    upgrade: Option<Upgrade>,
+    /// Whose ports these were; it serves until it is told.
+    predecessor: Option<Predecessor>,
+}
+
+/// Why a proxy ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Told,
+    /// A successor accepts from the same ports.
+    Replaced,
 }
 
 /// An open port.
@@ -68,12 +84,24 @@ struct Door {
 }
 
 impl Server {
-    /// Opens everything that can fail; nothing is accepted yet.
+    /// Opens everything that can fail, or takes it over from the proxy that serves; nothing is accepted yet.
     pub fn bind(config: &Config) -> Result<Self, BadSetting> {
+        let inherited = match &config.upgrade {
+            None => None,
+            Some(Upgrade { sock, take_over: true, .. }) => upgrade::take_over(sock)?,
+            Some(Upgrade { sock, .. }) => upgrade::refuse_served(sock).map(|()| None)?,
+        };
+        let ([http, admin], lock, predecessor) =
+            match inherited.map(|inherited| inherited.into_parts(config.http, config.admin)) {
+                None => ([None, None], None, None),
+                Some((ports, lock, predecessor)) => (ports, Some(lock), Some(predecessor)),
+            };
         Ok(Self {
-            http: Door::open("http_listener_port", config.http)?,
-            admin: Door::open("admin_port", config.admin)?,
-            live: Live::open(config, clock::now())?,
+            http: Door::open("http_listener_port", config.http, http)?,
+            admin: Door::open("admin_port", config.admin, admin)?,
+            live: Live::inherit(config, lock, clock::now())?,
+            upgrade: config.upgrade.clone(),
+            predecessor,
             threads: config.threads,
             engine: config.engine,
             src: config.identity.label(),
@@ -98,14 +126,27 @@ impl Server {
         self.http.address
     }
 
+    /// Waits for a table where a predecessor serves meanwhile: requests must not be worse off. With what control says now,
+    /// or else with the last good snapshot. The feed has to run.
+    pub fn await_table(&self) -> Result<(), BadSetting> {
+        let status = &self.live.status;
+        let is_there = self.predecessor.is_none()
+            || status.wait(CONTROL_WITHIN, |seen| seen.source == Source::Control)
+            || status.seen().is_ready();
+        let lacking =
+            || BadSetting::new("upgrade", "control gave no table in time, so the old proxy serves on");
+        is_there.then_some(()).ok_or_else(lacking)
+    }
+
     /// What outlives a table.
     pub fn live(&self) -> &Live {
         &self.live
     }
 
-    /// Serves until `stop`, then lets requests in progress end, for [`Limits::drain_within`] at most. Runs in the calling
-    /// thread, which must not belong to a runtime.
-    pub fn serve<A>(self, admin: A, stop: impl Future<Output = ()>) -> io::Result<()>
+    /// Serves until `stop`, then lets requests in progress end, for [`Limits::drain_within`] at most; until a successor
+    /// serves, where one may come, and then for as long as clients may take to leave. Runs in the calling thread, which must
+    /// not belong to a runtime.
+    pub fn serve<A>(mut self, admin: A, stop: impl Future<Output = ()>) -> io::Result<()>
     where
         A: ServerApp + Send + Sync + 'static,
     {
@@ -113,13 +154,15 @@ impl Server {
             Arc::new(Connections::new(cap_of(raise_open_files()), Arc::clone(&self.live.metrics)));
         let drain_within = self.limits.drain_within;
         let kept_max = self.kept_max();
+        // Ports are closed first, and connections that wait for a request end later.
+        let (close, is_closed) = watch::channel(false);
         let (down, is_down) = watch::channel(false);
         let (mirrors, copies) = Mirrors::new();
         let mirror = Shard::start("a8-mirror", mirror::run(copies))?;
         let mut shards = self
-            .fronts(&connections, &mirrors)
+            .fronts(&connections, &mirrors, &is_down)
             .map(|front| {
-                let (door, is_down) = (self.http.share()?, is_down.clone());
+                let (door, is_closed) = (self.http.share()?, is_closed.clone());
                 Shard::start("a8-http", async move {
                     let lane = front.lane.clone();
                     let looked_after = async move {
@@ -130,12 +173,13 @@ impl Server {
                     };
                     tokio::select! {
                         () = looked_after => {}
-                        () = door.serve("http", front, is_down) => {}
+                        () = door.serve("http", front, is_closed) => {}
                     }
                 })
             })
             .collect::<io::Result<Vec<_>>>()?;
-        // From here on the port is the shards' alone: the last of them closes it.
+        let succession = self.succession()?;
+        // From here on the port is the shards' alone, and a successor's: the last of them closes it.
         drop(self.http);
         let operators = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -144,11 +188,25 @@ impl Server {
             .build()?;
         operators.spawn(detection::run(Arc::clone(&self.live.tables)));
         operators.spawn(health::run(Arc::clone(&self.live.tables)));
-        operators.spawn(self.admin.serve("admin", admin, is_down));
+        operators.spawn(self.admin.serve("admin", admin, is_closed));
         operators.block_on(async {
-            stop.await;
-            tracing::info!("draining");
+            let mut stop = pin!(stop);
+            let end = tokio::select! {
+                biased;
+                () = stop.as_mut() => End::Told,
+                () = replaced(succession) => End::Replaced,
+            };
+            tracing::info!(replaced = end == End::Replaced, "draining");
             self.live.drain.begin();
+            close.send_replace(true);
+            if end == End::Replaced {
+                self.live.drain.replace();
+                let within = self.upgrade.map_or(Duration::ZERO, |upgrade| upgrade.drain);
+                tokio::select! {
+                    () = stop => {}
+                    _drained = connections.drained(within) => {}
+                }
+            }
             down.send_replace(true);
             // The listener is closed first, so that the last connection is the last.
             let _closed = tokio::time::timeout(drain_within, async {
@@ -170,7 +228,12 @@ impl Server {
 
     /// One engine per thread: their connections to instances are not shared, so that none is waited for in one thread and
     /// used in another.
-    fn fronts(&self, connections: &Arc<Connections>, mirrors: &Arc<Mirrors>) -> impl Iterator<Item = Front> {
+    fn fronts(
+        &self,
+        connections: &Arc<Connections>,
+        mirrors: &Arc<Mirrors>,
+        down: &ShutdownWatch,
+    ) -> impl Iterator<Item = Front> {
         let reports = Arc::new(Reports {
             metrics: Arc::clone(&self.live.metrics),
             access_log: Arc::clone(&self.live.access_log),
@@ -208,8 +271,25 @@ impl Server {
                 connections: Arc::clone(connections),
                 reports: Arc::clone(&reports),
                 limits: self.limits,
+                down: down.clone(),
             }
         })
+    }
+
+    /// Has the predecessor leave, and waits for a successor at its place.
+    fn succession(&mut self) -> io::Result<Option<(Succession, Estate)>> {
+        let Some(upgrade) = &self.upgrade else { return Ok(None) };
+        let succession = Succession::open(&upgrade.sock)?;
+        let estate = Estate {
+            http: self.http.listener.try_clone()?,
+            admin: self.admin.listener.try_clone()?,
+            lock: self.live.data_dir.share()?,
+        };
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.replace()?;
+            tracing::info!("took over");
+        }
+        Ok(Some((succession, estate)))
     }
 
     /// How many unused connections each thread keeps.
@@ -241,10 +321,26 @@ impl Server {
     }
 }
 
+/// Returns once a successor serves; what it was given is closed here then.
+async fn replaced(succession: Option<(Succession, Estate)>) {
+    let Some((succession, estate)) = succession else { return pending().await };
+    if let Err(error) = succession.replaced(&estate).await {
+        tracing::error!(%error, "no successor can take over from this proxy");
+        // The ports still have to close when the proxy is told to end: nothing is kept for nobody.
+        drop((succession, estate));
+        pending().await
+    }
+}
+
 impl Door {
-    fn open(setting: &'static str, address: SocketAddr) -> Result<Self, BadSetting> {
+    /// The port at this address, as it was inherited or else opened here.
+    fn open(
+        setting: &'static str,
+        address: SocketAddr,
+        inherited: Option<TcpListener>,
+    ) -> Result<Self, BadSetting> {
         let open = || {
-            let listener = TcpListener::bind(address)?;
+            let listener = inherited.map_or_else(|| TcpListener::bind(address), Ok)?;
             listener.set_nonblocking(true)?;
             Ok(Self { address: listener.local_addr()?, listener })
         };

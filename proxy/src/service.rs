@@ -48,6 +48,9 @@ pub(crate) struct Front {
     pub(crate) connections: Arc<Connections>,
     pub(crate) reports: Arc<Reports>,
     pub(crate) limits: Limits,
+    /// Says when connections that wait for a request are to end. Pingora's own watch says when the port is closed, which
+    /// may be long before.
+    pub(crate) down: ShutdownWatch,
 }
 
 /// How long clients are waited for.
@@ -117,7 +120,7 @@ impl ServerApp for Front {
 impl Front {
     async fn serve(&self, stream: Stream, shutdown: ShutdownWatch) {
         // Registered once per connection, not once per request.
-        let mut down = pin!(ended(shutdown.clone()));
+        let mut down = pin!(ended(self.down.clone()));
         let stream = match &self.tls {
             None => stream,
             Some(tls) => match self.secured(tls, stream, down.as_mut()).await {

@@ -25,6 +25,7 @@ impl Role for Proxy {
         let admin = Admin::new(server.live(), node.clone());
         // Held until the last request has ended: its end saves the last good snapshot.
         let _background = Background::start(&config, node, server.live())?;
+        server.await_table()?;
         announce(Self::NAME)(&server.addresses());
         server.serve(admin, end).map_err(|error| NotStarted::Machine(format!("cannot serve: {error}")))
     }

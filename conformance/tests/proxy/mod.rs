@@ -4,6 +4,7 @@
 mod faults;
 mod http;
 mod traps;
+mod upgrade;
 
 /// The flag of every proxy in here.
 const ENGINE: &[(&str, &str)] = &[("engine", crate::ENGINE)];

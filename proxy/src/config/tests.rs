@@ -26,6 +26,7 @@ fn no_flags_give_the_documented_defaults() {
     assert_eq!(config.identity, Identity::default());
     assert_eq!(config.access_log, Some(LogTarget::File("a8-data/proxy/a8_access.log".into())));
     assert!(config.threads >= 1);
+    assert_eq!(config.upgrade, None);
     assert!(config.node("127.0.0.1:4711".parse().unwrap()).node.ends_with(":4711"));
 }
 
@@ -49,6 +50,9 @@ fn every_flag_is_taken() {
         "--access_log=on",
         "--data_dir=/d",
         "--engine=general",
+        "--upgrade_sock=/run/a8.sock",
+        "--upgrade",
+        "--upgrade_drain=2m",
     ])
     .check()
     .unwrap();
@@ -61,6 +65,8 @@ fn every_flag_is_taken() {
     assert_eq!(config.access_log, Some(LogTarget::File("/var/log/a8_access.log".into())));
     assert_eq!(config.data_dir, Path::new("/d"));
     assert_eq!(config.node(config.http).node, "n");
+    let drain = Duration::from_secs(120);
+    assert_eq!(config.upgrade, Some(Upgrade { sock: "/run/a8.sock".into(), take_over: true, drain }));
 }
 
 #[test]
@@ -102,6 +108,9 @@ fn what_cannot_be_used_is_refused_by_name() {
         ("--proxy=false", "proxy"),
         ("--proxy_adapter=nginx", "proxy_adapter"),
         ("--engine=fast", "engine"),
+        ("--upgrade", "upgrade_sock"),
+        ("--upgrade_drain=2h", "upgrade_drain"),
+        ("--upgrade_drain=soon", "upgrade_drain"),
         ("--http_listener_host=nowhere.example", "http_listener_host"),
         ("--admin_host=", "admin_host"),
         ("--controller_url=123456", "controller_url"),

@@ -57,7 +57,8 @@ pub fn load(dir: &Path) -> Result<Option<(Snapshot, Position)>, Damaged> {
 
 /// Writes the last good snapshot: aside, synced, then put in place. Readable by the owner only.
 pub fn save(dir: &Path, snapshot: &Snapshot, at: &Position) -> io::Result<()> {
-    let aside = dir.join(format!("{FILE}.new"));
+    // By process: a predecessor may save its last one at the same time.
+    let aside = dir.join(format!("{FILE}.{}", std::process::id()));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]

@@ -1,8 +1,8 @@
 //! What the feed says of itself: what serves, since when control was heard, what was refused. Written by the
 //! feed, read by operators; no request looks here.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use control_api::Snapshot;
 use registry_api::Position;
@@ -62,7 +62,10 @@ impl Seen {
 
 /// The feed's account of itself.
 #[derive(Debug, Default)]
-pub struct Status(Mutex<Seen>);
+pub struct Status {
+    seen: Mutex<Seen>,
+    applied: Condvar,
+}
 
 impl Status {
     /// As it is now.
@@ -79,7 +82,15 @@ impl Status {
         let old = std::mem::replace(&mut seen.snapshot, snapshot);
         // Dropping a large snapshot takes a while.
         drop(seen);
+        self.applied.notify_all();
         drop(old);
+    }
+
+    /// Waits until what serves is as it should be; whether it came to that in time.
+    pub(crate) fn wait(&self, within: Duration, is_enough: impl Fn(&Seen) -> bool) -> bool {
+        let waited = self.applied.wait_timeout_while(self.lock(), within, |seen| !is_enough(seen));
+        let (seen, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        is_enough(&seen)
     }
 
     pub(super) fn adopted(&self, position: Position) {
@@ -108,6 +119,6 @@ impl Status {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
