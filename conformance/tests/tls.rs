@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use conformance::{Answer, Cluster, Connection, Origin, Proxy, Request, eventually, get};
+use conformance::{Answer, Cluster, Connection, Origin, Proxy, Request, clock, eventually, get};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
@@ -176,6 +177,31 @@ fn an_instance_that_proves_its_name_is_called_and_its_connection_used_again() {
             assert_eq!(echo["body"].as_str().map(str::len), Some(LARGE_BYTES), "{engine}");
         }
         assert_eq!(front.opened() - before, 1, "{engine}");
+    }
+}
+
+#[test]
+fn what_a_proven_instance_answers_is_slowed_down_and_cut_off_like_any_other() {
+    let scene = Scene::start();
+    let origin = Origin::echo("secure");
+    let front = Front::of(&origin, scene.authority.server(&["127.0.0.1"]));
+    scene.cluster.registry.register_https("s", front.at);
+    for engine in ENGINES {
+        let proxy = scene.proxy(engine, 1);
+        scene.cluster.control.replace(json!([{"id": "slow", "destination": "s",
+            "actions": [{"action": "bandwidth", "bytes_per_s": 2000}]}]));
+        let began = clock::now();
+        let large = Request::new("POST", "/s/large").body("x".repeat(1000));
+        let answer = ask(&proxy, &large, 1).remove(0).expect(200).json();
+        assert_eq!(answer["body"].as_str().map(str::len), Some(1000), "{engine}");
+        assert!(began.elapsed() >= Duration::from_millis(450), "{engine}: {:?}", began.elapsed());
+        scene.cluster.control.replace(json!([{"id": "cut", "destination": "s",
+            "actions": [{"action": "truncate", "after_bytes": 10}]}]));
+        let mut connection = Connection::open(proxy.http).unwrap();
+        connection.send(&get("/s/x")).unwrap();
+        assert!(connection.head().unwrap().start.starts_with("HTTP/1.1 200 "), "{engine}");
+        assert_eq!(connection.exactly(10).unwrap().len(), 10, "{engine}");
+        assert!(connection.closes_within(HANDSHAKE_WITHIN), "{engine}");
     }
 }
 
