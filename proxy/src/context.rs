@@ -329,7 +329,7 @@ impl Context {
             return;
         }
         self.body_ended = end;
-        let within = self.try_within().filter(|_| end && self.attempt.is_some());
+        let within = if end && self.attempt.is_some() { self.try_within() } else { None };
         if piece || within.is_some() {
             let now = now();
             if piece {

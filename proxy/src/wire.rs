@@ -478,3 +478,6 @@ impl Drop for Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

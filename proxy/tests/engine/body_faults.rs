@@ -140,12 +140,7 @@ async fn an_answer_that_is_short_enough_is_whole() {
     }
 }
 
-/// What came of a body, and when each piece of it came, from the first byte of the head on.
-async fn watch(began: Instant, pieces: &mut Vec<(Duration, usize)>, len: usize) {
-    pieces.push((began.elapsed(), len));
-}
-
-/// No more came by any moment than the rate allows, and no less in the end.
+/// No more came by any moment than the rate allows, counted from when the request was sent, and no less in the end.
 fn is_even(pieces: &[(Duration, usize)], len: usize, bytes_per_s: usize) {
     let mut came = 0;
     for (at, piece) in pieces {
@@ -171,9 +166,9 @@ async fn a_body_comes_as_fast_as_the_rule_says_and_evenly() {
         let proxy = serving(&[fault], instance);
         if at < 2 {
             let mut conn = proxy.connect().await;
+            let (began, mut pieces) = (Instant::now(), Vec::new());
             conn.send(MARKED).await;
             let head = conn.head().await;
-            let (began, mut pieces) = (Instant::now(), Vec::new());
             let framing = if at == 1 { 20 } else { 0 };
             let mut left = LEN;
             while left > 0 {
@@ -181,18 +176,18 @@ async fn a_body_comes_as_fast_as_the_rule_says_and_evenly() {
                 assert!(len > 0, "{left} bytes are missing");
                 let len = len.min(left);
                 left -= len;
-                watch(began, &mut pieces, len).await;
+                pieces.push((began.elapsed(), len));
             }
             assert!(head.starts_with("HTTP/1.1 200 "));
             is_even(&pieces, LEN, RATE + framing);
         }
         let mut client = connect(&proxy).await;
         let asked = request("/s").header("x", "y").body(empty()).unwrap();
-        let mut body = client.send_request(asked).await.unwrap().into_body();
         let (began, mut pieces) = (Instant::now(), Vec::new());
+        let mut body = client.send_request(asked).await.unwrap().into_body();
         while let Some(frame) = soon("a piece", body.frame()).await {
             let len = frame.unwrap().into_data().map_or(0, |data| data.len());
-            watch(began, &mut pieces, len).await;
+            pieces.push((began.elapsed(), len));
         }
         is_even(&pieces, LEN, RATE);
         let log = proxy.log(1).await;
