@@ -1,7 +1,7 @@
 //! Looks after the instances of backends whose rules compare them: ejects those that do worse than the others, and says
 //! when too few are left. Which they are is routing's to say; it runs beside the requests, not within them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use routing::{Backend, Endpoint, Service, ServiceIndex, panics};
@@ -29,7 +29,8 @@ pub(crate) async fn run(tables: Arc<Tables>) {
 /// The backends of one table that ask for it.
 #[derive(Default)]
 struct Watched {
-    table: Option<Arc<Table>>,
+    /// Which one; not held, so that it goes with its last request.
+    table: Weak<Table>,
     /// Service and place of the backend; those of one service follow each other.
     places: Vec<(ServiceIndex, usize)>,
     panicking: Vec<Arc<ServiceLive>>,
@@ -37,9 +38,9 @@ struct Watched {
 
 impl Watched {
     fn look(&mut self, table: &Arc<Table>, now: Instant) {
-        if self.table.as_ref().is_none_or(|held| !Arc::ptr_eq(held, table)) {
+        if !std::ptr::eq(self.table.as_ptr(), Arc::as_ptr(table)) {
             self.places = places(table);
-            self.table = Some(Arc::clone(table));
+            self.table = Arc::downgrade(table);
         }
         let before = std::mem::take(&mut self.panicking);
         for places in self.places.chunk_by(|one, other| one.0 == other.0) {

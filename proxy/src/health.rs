@@ -5,7 +5,7 @@ mod grpc;
 mod probe;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use control_api::HealthCheck;
@@ -66,7 +66,8 @@ fn key_of(endpoint: &Endpoint<Board>) -> Key {
 /// All instances that are checked.
 #[derive(Default)]
 struct Wards {
-    table: Option<Arc<Table>>,
+    /// The table that was followed last; not held, so that it goes with its last request.
+    table: Weak<Table>,
     by_key: HashMap<Key, Ward>,
     /// Those that are not being checked, by when they are to be.
     turns: BTreeSet<(Instant, Key)>,
@@ -86,10 +87,10 @@ struct Ward {
 impl Wards {
     /// Takes over whom a new table wants checked. What is known of an instance is kept.
     fn follow(&mut self, table: &Arc<Table>, now: Instant, luck: impl Fn() -> f64) {
-        if self.table.as_ref().is_some_and(|held| Arc::ptr_eq(held, table)) {
+        if std::ptr::eq(self.table.as_ptr(), Arc::as_ptr(table)) {
             return;
         }
-        self.table = Some(Arc::clone(table));
+        self.table = Arc::downgrade(table);
         let mut before = std::mem::take(&mut self.by_key);
         for service in table.services() {
             let Some(check) = service.health_check() else { continue };

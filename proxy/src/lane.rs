@@ -154,7 +154,7 @@ impl Lane {
         let course = law.course(&request.head(), &self.counts, now);
         match course {
             Course::Forward => {
-                self.copy(wire, request, law, &upload, now);
+                law.begin_copy(&self.mirrors, now);
                 self.forward(wire, request, law, upload, now).await
             }
             Course::Answer(reply) => self.answer(wire, request, &reply).await,
@@ -166,9 +166,8 @@ impl Lane {
         }
     }
 
-    /// Begins the copy of the request, if its route wants one: its head, and what has come of its body.
-    fn copy(&self, wire: &Wire, request: &Request<'_>, law: &mut Context, upload: &Upload, now: Instant) {
-        law.begin_copy(&self.mirrors, now);
+    /// There is an instance for the request: gives its copy the head, and what has come of the body.
+    fn copy(wire: &Wire, request: &Request<'_>, law: &mut Context, upload: &Upload) {
         law.copy_head(|law, host| {
             let mut head = Vec::with_capacity(HEAD_BYTES);
             request.onward(law, wire, &law.upstream_path(request.path), host).write(&mut head);
@@ -238,6 +237,9 @@ impl Lane {
                 Err(broken) => return Attempted::Broken(broken),
             },
         };
+        if law.copy_lacks_head() {
+            Self::copy(wire, request, law, upload);
+        }
         let mut head = Vec::with_capacity(HEAD_BYTES);
         let host = law.host();
         let path = law.upstream_path(request.path);

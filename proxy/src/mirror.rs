@@ -130,9 +130,15 @@ impl Draft {
         self.to.as_ref()?.host.as_deref()
     }
 
+    /// Whether it was begun.
+    pub(crate) fn has_head(&self) -> bool {
+        self.head.is_some()
+    }
+
     /// The head, and with it the beginning of the body: whatever came of that before comes again.
     pub(crate) fn begin(&mut self, head: Head) {
         self.head = Some(head);
+        self.ended = false;
         self.body.clear();
         self.room.give_back();
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use routing::{Outcome, Purpose};
+use routing::Purpose;
 
 use super::{Context, Target};
 use crate::board::BoardView;
@@ -13,12 +13,20 @@ use crate::mirror::{Addressee, Draft, Head, Mirrors};
 impl Context {
     /// The request goes on: begins its copy, if its route wants one.
     pub(crate) fn begin_copy(&mut self, mirrors: &Arc<Mirrors>, now: Instant) {
+        if self.decision.as_ref().is_none_or(|decision| decision.mirror.is_none()) {
+            return;
+        }
         let Some(to) = self.addressee(now) else { return };
         let draft = mirrors.draft(to);
         if self.upgrade {
             return draft.lose(CopyLost::Upgrade);
         }
         self.copy = Some(Box::new(draft));
+    }
+
+    /// Whether there is a copy that has no head yet.
+    pub(crate) fn copy_lacks_head(&self) -> bool {
+        self.copy.as_ref().is_some_and(|draft| !draft.has_head())
     }
 
     /// Gives the copy its head. `head` makes it, with the host name of an instance that registered one in the place of the
@@ -48,7 +56,7 @@ impl Context {
 
     /// Picked like the instance of an attempt, by a draw of its own; counted nowhere.
     fn addressee(&self, now: Instant) -> Option<Addressee> {
-        let decision = self.decision.filter(|decision| matches!(decision.outcome, Outcome::Forward(_)))?;
+        let decision = self.decision.as_ref()?;
         let (backend, rule) = (self.table.backend(decision.mirror?), self.table.route(decision.route?).id());
         let draw = self.seed.draw(Purpose::Pick(0), backend.key);
         let picked = routing::pick(backend, &BoardView::at(now), &[], backend.live.ticket(), draw)?;

@@ -195,4 +195,11 @@ async fn what_is_not_sent_is_not_copied() {
     assert_eq!(proxy.ask(&get("/s/second")).await.body, "real");
     let (head, _) = soon("the copy", told.recv()).await.unwrap();
     assert!(head.starts_with("GET /second "), "{head}");
+    let mirror = instances[1].clone();
+    proxy.apply(&[copies(100.0)], &[("s", "v1", nobody().await.to_string()), mirror]);
+    for request in [get("/s"), post("/s", "body")] {
+        assert_eq!(proxy.ask(&request).await.status, 503);
+    }
+    is_lost(&proxy, "incomplete", 2.0).await;
+    assert!(told.try_recv().is_err());
 }
