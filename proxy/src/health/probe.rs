@@ -6,6 +6,7 @@ use control_api::{HealthCheck, Probe};
 use http::Method;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
 use http::uri::{PathAndQuery, Uri};
+use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use routing::Address;
@@ -24,11 +25,14 @@ const NAME: &str = "a8-health-check";
 /// Whether the instance that registered `address`, dialled at `at`, is well.
 pub(super) async fn is_well(check: &HealthCheck, address: &Address, at: SocketAddr, aside: &Aside) -> bool {
     let at = SocketAddr::new(at.ip(), check.port.unwrap_or(at.port()));
+    // The first time it has to be made, which is not charged to the instance.
+    let connector = if check.probe == Probe::Tcp { None } else { aside.connector() };
     let asking = async {
-        match &check.probe {
-            Probe::Tcp => TcpStream::connect(at).await.ok().map(drop),
-            Probe::Http(path) => http(check, path, address, at, aside).await,
-            Probe::Grpc(service) => grpc(check, service, address, at, aside).await,
+        match (&check.probe, connector) {
+            (Probe::Tcp, _) => TcpStream::connect(at).await.ok().map(drop),
+            (Probe::Http(path), Some(connector)) => http(check, path, address, at, connector).await,
+            (Probe::Grpc(service), Some(connector)) => grpc(check, service, address, at, connector).await,
+            (_, None) => None,
         }
     };
     timeout(check.timeout, asking).await.ok().flatten().is_some()
@@ -51,14 +55,14 @@ async fn http(
     path: &str,
     address: &Address,
     at: SocketAddr,
-    aside: &Aside,
+    connector: &Connector,
 ) -> Option<()> {
     let peer = upstream::peer(&target(check, address, at), Protocol::Http1)?;
     let mut header = RequestHeader::build(Method::GET, path.as_bytes(), None).ok()?;
     header.insert_header(HOST, address.authority()).ok()?;
     header.insert_header(USER_AGENT, NAME).ok()?;
     header.insert_header(CONNECTION, "close").ok()?;
-    let (mut session, _) = aside.connector()?.get_http_session(&*peer).await.ok()?;
+    let (mut session, _) = connector.get_http_session(&*peer).await.ok()?;
     session.write_request_header(Box::new(header)).await.ok()?;
     session.finish_request_body().await.ok()?;
     loop {
@@ -75,7 +79,7 @@ async fn grpc(
     service: &str,
     address: &Address,
     at: SocketAddr,
-    aside: &Aside,
+    connector: &Connector,
 ) -> Option<()> {
     let peer = upstream::peer(&target(check, address, at), Protocol::Http2)?;
     let mut header = RequestHeader::build_no_case(Method::POST, grpc::PATH.as_bytes(), None).ok()?;
@@ -87,7 +91,7 @@ async fn grpc(
         .authority(address.authority())
         .path_and_query(PathAndQuery::from_static(grpc::PATH));
     header.set_uri(uri.build().ok()?);
-    let (session, _) = aside.connector()?.get_http_session(&*peer).await.ok()?;
+    let (session, _) = connector.get_http_session(&*peer).await.ok()?;
     // Whoever agreed on something else over TLS speaks no gRPC.
     let HttpSession::H2(mut session) = session else { return None };
     session.write_request_header(Box::new(header), false).ok()?;
