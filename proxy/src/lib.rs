@@ -21,6 +21,8 @@ mod fields;
 mod forward;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+#[cfg(feature = "gates")]
+pub mod gates;
 mod gateway;
 mod grpc;
 mod head;
