@@ -3,6 +3,7 @@
 //! other processor and corrects nothing: where the load generator is the limit, the processor time per operation says more.
 
 mod core;
+mod watch;
 mod wire;
 
 use std::io;
@@ -31,6 +32,8 @@ const CONNECTIONS: usize = 16;
 const IN_FLIGHT: usize = 16;
 /// Watchers, where the limit on files allows as many.
 const WATCHERS: usize = 10_000;
+/// Changes of which each watcher is told.
+const CHANGES: usize = 5;
 /// Of our files, left for everything but watchers.
 const FILES_OTHER: usize = 1_000;
 /// How long redis may take to listen.
@@ -71,7 +74,8 @@ pub(crate) fn run(args: &Args, dir: &Path) -> io::Result<Result<Value, String>> 
     let lists = rate(args, id, address, &[list], 1, wire::http)?;
     let files = usize::try_from(cpu::raise_open_files()).unwrap_or(usize::MAX).saturating_sub(FILES_OTHER);
     let watchers = if args.smoke { args.idle } else { WATCHERS.min(files) };
-    let (kib, woken) = watch(address, id, watchers)?;
+    let rounds = if args.smoke { 2 } else { CHANGES };
+    let watched = watch::measure(watch::Plan { address, id, watchers, rounds, beat: &beats[0] })?;
     drop(process);
 
     // A registry of its own, so that nothing but registrations is in the figure.
@@ -91,9 +95,14 @@ pub(crate) fn run(args: &Args, dir: &Path) -> io::Result<Result<Value, String>> 
     add("registrations/s", registered.per_second, 0, None);
     add("  per second of a processor", 1e6 / registered.micros_each, 0, Some(AtLeast(20_000.0)));
     add("full list of 10,000, gzip, /s", lists.per_second, 0, Some(AtLeast(2_000.0)));
-    add("idle watcher, KiB", kib, 1, Some(AtMost(24.0)));
-    add("watchers woken by one change, p50 ms", micros(woken.quantile(0.5)) / 1e3, 0, None);
-    add("watchers woken by one change, p99 ms", micros(woken.quantile(0.99)) / 1e3, 0, Some(AtMost(750.0)));
+    let millis = |histogram: &Histogram, part| micros(histogram.quantile(part)) / 1e3;
+    add("idle watcher, KiB", watched.kib, 1, Some(AtMost(24.0)));
+    add("watchers woken by one change, p50 ms", millis(&watched.woken, 0.5), 0, None);
+    add("watchers woken by one change, p99 ms", millis(&watched.woken, 0.99), 0, Some(AtMost(750.0)));
+    add("  processor time for each, us", watched.micros_each, 1, None);
+    add("heartbeats while nobody is woken, p99 ms", millis(&watched.quiet_beats, 0.99), 2, None);
+    add("heartbeats while all are woken, p50 ms", millis(&watched.beats, 0.5), 2, None);
+    add("heartbeats while all are woken, p99 ms", millis(&watched.beats, 0.99), 2, Some(AtMost(5.0)));
     add("renewal in the core, ns", core.renewal_ns, 0, Some(AtMost(100.0)));
     add("renewal in the core, many in one go, ns", core.batched_ns, 0, Some(AtMost(100.0)));
     add("  a read from memory that waits for the one before, ns", core.read_ns, 0, None);
@@ -236,56 +245,6 @@ fn rate(
     let spent = cpu::spent(id).unwrap_or_default().saturating_sub(spent);
     let per_second = count as f64 / elapsed.as_secs_f64();
     Ok(Rate { per_second, micros_each: micros(spent) / count.max(1) as f64 })
-}
-
-/// What an idle watcher holds, in KiB, and how long one change takes to reach each.
-fn watch(address: SocketAddr, id: u32, count: usize) -> io::Result<(f64, Histogram)> {
-    let mut asking = Client::connect(address)?;
-    asking.send(b"GET /api/v1/watch?wait=0&service=quiet HTTP/1.1\r\nHost: h\r\n\r\n")?;
-    let told: Value = serde_json::from_slice(&asking.reply(wire::http)?.body).map_err(io::Error::other)?;
-    let (epoch, index) = (told["epoch"].as_str().unwrap_or_default(), &told["index"]);
-    let poll = format!(
-        "GET /api/v1/watch?wait=10m&service=quiet&epoch={epoch}&index={index} HTTP/1.1\r\nHost: h\r\n\r\n"
-    );
-    let before = cpu::memory_kib(id).unwrap_or_default();
-    let mut watchers = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut client = Client::connect(address)?;
-        client.send(poll.as_bytes())?;
-        watchers.push(client);
-    }
-    waiting(&mut asking, count)?;
-    let held = cpu::memory_kib(id).unwrap_or_default().saturating_sub(before);
-    let began = clock::now();
-    let body = r#"{"service_name":"quiet","endpoint":{"type":"tcp","value":"h:1"}}"#;
-    let head = "POST /api/v1/instances HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n";
-    asking.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
-    let mut woken = Histogram::default();
-    for client in &mut watchers {
-        let reply = client.reply(wire::http)?;
-        if reply.status != 200 {
-            return Err(io::Error::other(format!("a watcher was told {}", reply.status)));
-        }
-        // Read in turn: a watcher that was told while another was read counts as later, never as earlier.
-        woken.add(began.elapsed());
-    }
-    Ok((held as f64 / count.max(1) as f64, woken))
-}
-
-fn waiting(asking: &mut Client, count: usize) -> io::Result<()> {
-    let wanted = format!("a8_registry_watchers{{namespace=\"default\"}} {count}");
-    let began = clock::now();
-    loop {
-        asking.send(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")?;
-        let text = asking.reply(wire::http)?.body;
-        if String::from_utf8_lossy(&text).lines().any(|line| line == wanted) {
-            return Ok(());
-        }
-        if began.elapsed() > PEER_PATIENCE {
-            return Err(io::Error::other("the watchers are not all waiting"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A peer, ended on drop.

@@ -4,6 +4,7 @@
 //! adapters for HTTP, the snapshot file and the clock. The crate knows neither rules nor proxies.
 
 pub mod admitted;
+pub mod bell;
 pub mod catalog;
 pub mod catalog_source;
 pub mod clock;

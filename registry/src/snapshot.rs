@@ -1,6 +1,7 @@
 //! The snapshot file: every namespace with its instances, versioned and checksummed, so that a restart never
 //! publishes an empty catalog. When it is written is the server's business.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,8 +60,12 @@ struct KeptInstance {
     extension: Option<Extension>,
 }
 
-/// The bytes of the file.
-pub fn encode(contents: Vec<(Namespace, Vec<Leased>)>) -> Vec<u8> {
+/// So many bytes are made between two pauses; some 50 us.
+const STRETCH_BYTES: usize = 32 << 10;
+
+/// The bytes of the file. It takes long where there is much; `pause` is called again and again meanwhile, so that it need
+/// not be at the cost of whoever waits for the processor.
+pub fn encode(contents: Vec<(Namespace, Vec<Leased>)>, mut pause: impl FnMut()) -> Vec<u8> {
     let kept = |Leased { instance, ttl, extension, .. }: Leased| KeptInstance {
         ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
         instance,
@@ -71,10 +76,35 @@ pub fn encode(contents: Vec<(Namespace, Vec<Leased>)>) -> Vec<u8> {
         instances: instances.into_iter().map(kept).collect(),
     });
     let document = Document { namespaces: namespaces.collect() };
-    let body = serde_json::to_vec(&document).expect("instances are plain data and always encode");
-    let mut bytes = format!("{MAGIC} {VERSION} {}\n", checksum(&body)).into_bytes();
+    let mut body = Paused { bytes: Vec::new(), stretch: 0, pause: &mut pause };
+    serde_json::to_writer(&mut body, &document).expect("instances are plain data and always encode");
+    let body = body.bytes;
+    let mut bytes = format!("{MAGIC} {VERSION} {}\n", checksum(&body, pause)).into_bytes();
     bytes.extend_from_slice(&body);
     bytes
+}
+
+/// Takes bytes, and pauses after each [`STRETCH_BYTES`].
+struct Paused<'a, P> {
+    bytes: Vec<u8>,
+    stretch: usize,
+    pause: &'a mut P,
+}
+
+impl<P: FnMut()> Write for Paused<'_, P> {
+    fn write(&mut self, some: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(some);
+        self.stretch += some.len();
+        if self.stretch >= STRETCH_BYTES {
+            self.stretch = 0;
+            (self.pause)();
+        }
+        Ok(some.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads the bytes of a file.
@@ -90,7 +120,7 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damaged> {
         return Err(Damaged::Version(version.chars().take(16).collect()));
     }
     let body = &bytes[end + 1..];
-    if words.next() != Some(checksum(body).as_str()) {
+    if words.next() != Some(checksum(body, || {}).as_str()) {
         return Err(Damaged::Checksum);
     }
     let document: Document =
@@ -125,8 +155,13 @@ pub fn load(dir: &DataDir) -> Result<Contents, BadSetting> {
     }
 }
 
-fn checksum(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+fn checksum(body: &[u8], mut pause: impl FnMut()) -> String {
+    let mut digest = Sha256::new();
+    for stretch in body.chunks(STRETCH_BYTES) {
+        digest.update(stretch);
+        pause();
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -151,7 +186,18 @@ mod tests {
 
     fn written() -> Vec<u8> {
         let name = |text: &str| Namespace::new(text).unwrap();
-        encode(vec![(name("a"), vec![leased("s"), leased("t")]), (name("b"), vec![])])
+        encode(vec![(name("a"), vec![leased("s"), leased("t")]), (name("b"), vec![])], || {})
+    }
+
+    #[test]
+    fn writing_pauses_for_every_stretch_that_it_makes_and_every_one_that_it_sums_up() {
+        let mut pauses = 0;
+        let contents = vec![(Namespace::new("a").unwrap(), vec![leased("s"); 2_000])];
+        let stretches = encode(contents, || pauses += 1).len() / STRETCH_BYTES;
+        assert!(
+            stretches > 5 && (stretches * 2..=stretches * 2 + 1).contains(&pauses),
+            "{stretches} {pauses}"
+        );
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use registry_api::{Change, InstanceId, Position, WatchAnswer};
-use tokio::sync::watch;
 
 use crate::admitted::Admitted;
+use crate::bell::Bell;
 use crate::catalog::{Catalog, Command, Refused, Source};
 use crate::encodings::{Encodings, Shared};
 use crate::metrics::{Metrics, TenantMeters};
@@ -22,7 +22,7 @@ const RENEWED_AT_ONCE_MAX: usize = 512;
 pub struct Tenant {
     epoch: Arc<str>,
     catalog: RwLock<Catalog>,
-    bell: watch::Sender<()>,
+    bell: Arc<Bell>,
     encodings: Mutex<Encodings>,
     meters: TenantMeters,
     metrics: Metrics,
@@ -53,7 +53,7 @@ impl Tenant {
         Self {
             epoch,
             catalog: RwLock::new(catalog),
-            bell: watch::Sender::new(()),
+            bell: Arc::default(),
             encodings: Mutex::default(),
             meters,
             metrics,
@@ -111,9 +111,9 @@ impl Tenant {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rings after every change. Subscribe before asking [`Self::tell`], so that no change is missed.
-    pub fn listen(&self) -> watch::Receiver<()> {
-        self.bell.subscribe()
+    /// Rings after the next change. Listen before asking [`Self::tell`], so that no change is missed.
+    pub fn listen(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.bell.listen()
     }
 
     /// Counts a waiting watcher for as long as the guard lives.
@@ -176,7 +176,7 @@ impl Tenant {
         }
         if changed {
             // Outside the lock: the woken read the catalog at once.
-            self.bell.send_replace(());
+            self.bell.ring();
         }
         outcome
     }

@@ -95,12 +95,11 @@ pub(super) async fn poll(
     let deadline = Instant::now() + wait;
     let tenant = app.tenants.open(&caller.namespace)?;
     let mut closing = app.closing.clone();
-    let mut bell = tenant.listen();
     let _attendance = tenant.attend();
-    let mut lull = Duration::ZERO;
+    let mut rest = Instant::now();
     loop {
-        // Heard before the catalog is read, so that what happens in between rings again.
-        bell.mark_unchanged();
+        // Before the catalog is read, so that what happens in between is heard.
+        let bell = tenant.listen();
         let position = match tenant.tell(&held, &scope) {
             Told::News(shared) => {
                 app.metrics.told(if shared.is_full() { "full" } else { "delta" });
@@ -113,10 +112,8 @@ pub(super) async fn poll(
             Told::Nothing(position) => position,
         };
         let rung = async {
-            if !lull.is_zero() {
-                tokio::time::sleep(lull).await;
-            }
-            bell.changed().await
+            bell.await;
+            tokio::time::sleep_until(rest).await;
         };
         // Biased towards the end of the process and then of the wait: a stream of changes elsewhere must
         // not keep a poll longer than it asked for.
@@ -124,9 +121,9 @@ pub(super) async fn poll(
             biased;
             _ = closing.wait_for(|closing| *closing) => true,
             () = tokio::time::sleep_until(deadline) => true,
-            rung = rung => rung.is_err(),
+            () = rung => false,
         };
-        lull = LULL;
+        rest = Instant::now() + LULL;
         if over {
             app.metrics.told("unchanged");
             return Ok(unchanged(&position));
