@@ -178,7 +178,11 @@ fn every_kind_of_failure_has_its_status_and_says_why() {
         (vec!["rule", "get", "nothing"], 3, "error_rule_not_found"),
         (vec!["rule", "delete"], 1, "select rules"),
         (vec!["rule", "delete", "--all", "x"], 1, "exclude each other"),
-        (vec!["rule", "list", "--controller_url", "ftp://x"], 1, "controller_url: `ftp://x` is no http URL"),
+        (
+            vec!["rule", "list", "--controller_url", "ftp://x"],
+            1,
+            "controller_url: `ftp://x` is no http or https",
+        ),
         (
             vec!["rule", "list", "--controller_url", "http://127.0.0.1:1"],
             2,
