@@ -99,6 +99,8 @@ impl Bell {
             };
             // Too late is as good as done: somebody else is slow, and the others need not be.
             let _ = tokio::time::timeout(SLICE_PATIENCE, done).await;
+            // Goes on only when the runtime has looked for what came over the network meanwhile.
+            tokio::task::yield_now().await;
             match self.wake_slice() {
                 Some(next) => woken = next,
                 None => return,
