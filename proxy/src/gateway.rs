@@ -48,6 +48,7 @@ use crate::wire::{Complaint, complaint};
 const CLOSED_BY_FAULT: ErrorType = ErrorType::Custom("closed by an action rule");
 
 /// The general engine.
+#[derive(Clone)]
 pub(crate) struct Gateway {
     pub(crate) tables: Arc<Tables>,
     pub(crate) reports: Arc<Reports>,

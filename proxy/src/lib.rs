@@ -24,6 +24,7 @@ pub mod fuzz;
 #[cfg(feature = "gates")]
 pub mod gates;
 mod gateway;
+mod general;
 mod grpc;
 mod head;
 mod health;

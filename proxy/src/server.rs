@@ -10,12 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use pingora::apps::{HttpServerOptions, ServerApp};
+use pingora::apps::ServerApp;
 use pingora::listeners::ListenerConfig;
-use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::protocols::l4::stream::L4BufferSettings;
-use pingora::proxy::{HttpProxy, http_proxy};
-use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds, ShutdownWatch};
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -25,11 +22,11 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::{Config, Engine, Upgrade};
 use crate::connections::{Connections, cap_of, raise_open_files};
-use crate::context::ATTEMPTS_MAX;
 use crate::counts::Counts;
 use crate::detection;
 use crate::feed::Source;
 use crate::gateway::Gateway;
+use crate::general::General;
 use crate::health;
 use crate::lane::Lane;
 use crate::live::Live;
@@ -44,11 +41,6 @@ pub use crate::service::Limits;
 
 /// Connections to instances that are kept open while unused, over all instances and threads.
 const KEPT_CONNECTIONS_MAX: usize = 4096;
-/// HTTP/2 towards clients: streams of one connection, bytes in flight of one stream and of one connection.
-const HTTP2_STREAMS_MAX: u32 = 128;
-const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
-const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// How long a proxy that takes over waits for its first table from control; then the last good one has to do.
 const CONTROL_WITHIN: Duration = Duration::from_secs(5);
 /// What is left of a runtime after draining is cut off.
@@ -263,9 +255,12 @@ impl Server {
                     mirrors: Arc::clone(mirrors),
                 })
             });
-            let proxy = Arc::new(self.general(gateway));
+            let general = General::planned(gateway, self.limits, self.kept_max());
+            if self.engine == Engine::General {
+                general.make();
+            }
             Front {
-                proxy,
+                general,
                 lane,
                 tls: self.live.tls.clone(),
                 connections: Arc::clone(connections),
@@ -295,29 +290,6 @@ impl Server {
     /// How many unused connections each thread keeps.
     fn kept_max(&self) -> usize {
         KEPT_CONNECTIONS_MAX.div_ceil(self.threads)
-    }
-
-    fn general(&self, gateway: Gateway) -> HttpProxy<Gateway> {
-        let conf = ServerConf {
-            threads: 1,
-            upstream_keepalive_pool_size: self.kept_max(),
-            // Attempts are counted per request; this is only the ceiling above them. Zero would give no answer.
-            max_retries: ATTEMPTS_MAX as usize + 1,
-            ..ServerConf::default()
-        };
-        let mut proxy = http_proxy(&Arc::new(conf), gateway);
-        let mut options = HttpServerOptions::default();
-        options.h2c = true;
-        options.h2_idle_timeout = Some(self.limits.http2_idle_within);
-        proxy.server_options = Some(options);
-        // Always from these: options made from nothing have no bounds (CVE-2026-105297).
-        let mut http2 = default_h2_options();
-        http2.max_concurrent_streams(HTTP2_STREAMS_MAX);
-        http2.max_header_list_size(HTTP2_HEADER_LIST_BYTES_MAX);
-        http2.initial_window_size(HTTP2_WINDOW_BYTES);
-        http2.initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES);
-        proxy.h2_options = Some(http2);
-        proxy
     }
 }
 

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpServerApp as _, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{ALPN, Ssl as _, Stream};
-use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::time::{Instant, timeout};
 
 use crate::clock;
 use crate::connections::Connections;
-use crate::gateway::{Entry, Gateway};
+use crate::gateway::Entry;
+use crate::general::General;
 use crate::head::{self, HEAD_BYTES_MAX, Head, Malformed};
 use crate::lane::{Lane, Passed};
 use crate::reports::Reports;
@@ -40,7 +40,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Everything in front of the engine.
 pub(crate) struct Front {
-    pub(crate) proxy: Arc<HttpProxy<Gateway>>,
+    pub(crate) general: General,
     /// For ordinary requests, where it is wanted.
     pub(crate) lane: Option<Arc<Lane>>,
     /// Where clients speak TLS.
@@ -113,7 +113,7 @@ impl ServerApp for Front {
     }
 
     async fn cleanup(&self) {
-        self.proxy.http_cleanup().await;
+        self.general.cleanup().await;
     }
 }
 
@@ -147,8 +147,9 @@ impl Front {
                     first = None;
                 }
                 Next::Http2 => {
+                    let Some(proxy) = self.general.get().await else { return };
                     wire.open();
-                    ServerApp::process_new(&self.proxy, wire, &shutdown).await;
+                    ServerApp::process_new(proxy, wire, &shutdown).await;
                     return;
                 }
                 Next::Refused(reply) => {
@@ -185,6 +186,7 @@ impl Front {
         if self.lane.is_some() {
             self.reports.metrics.lane.handed_over.inc();
         }
+        let proxy = self.general.get().await?;
         let Passed { wire, bytes, context } = passed;
         let bytes = head::normal_form(&bytes, head).unwrap_or(bytes);
         let signals = Arc::clone(wire.signals());
@@ -192,7 +194,7 @@ impl Front {
         session.set_connection_user_context(Some(Box::new(Entry { signals, context })));
         // The engine finds a complete head and reads nothing before it has parsed that.
         session.set_pipelined_prefix(bytes);
-        let (stream, _) = self.proxy.process_new_http(session, shutdown).await?.consume();
+        let (stream, _) = proxy.process_new_http(session, shutdown).await?.consume();
         let wire: Box<Wire> = stream.into_any().downcast().ok()?;
         wire.is_at_boundary().then_some(wire)
     }
