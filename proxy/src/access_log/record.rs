@@ -1,7 +1,9 @@
 //! One request as the access log tells it: field names, order and escaping of spec/control-and-proxy.md 3.8.
 //! Values are whatever a client sent, so every one is escaped and bounded here.
 
-use std::fmt::{self, Write as _};
+use std::cell::Cell;
+use std::fmt;
+use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 /// The most bytes of one value; longer ones are cut. A head of 64 KiB must not become a line of 64 KiB.
@@ -140,9 +142,9 @@ pub struct Record<'a> {
 impl Record<'_> {
     /// The line, with its end.
     pub fn to_line(&self) -> Vec<u8> {
-        let mut line = Line(String::with_capacity(640));
+        let mut line = Line(Vec::with_capacity(640));
         line.quoted("status", u64::from(self.status));
-        line.plain("start_time", humantime::format_rfc3339_millis(at_least_1970(self.start)));
+        line.moment("start_time", self.start);
         line.bare("request_time", millis(self.duration));
         match self.upstream_duration {
             Some(time) => line.quoted("upstream_response_time", millis(time)),
@@ -152,13 +154,13 @@ impl Record<'_> {
         line.text("dst", self.dst);
         self.traces(&mut line);
         line.key("message");
-        line.0.push('"');
+        line.0.push(b'"');
         line.escaped(cut(self.method));
-        line.0.push(' ');
+        line.0.push(b' ');
         line.escaped(cut(self.path));
-        line.0.push(' ');
+        line.0.push(b' ');
         line.number(u64::from(self.status));
-        line.0.push('"');
+        line.0.push(b'"');
         line.text("module", "A8PROXY");
         line.text("method", self.method);
         line.text("path", self.path);
@@ -201,9 +203,35 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The library that writes times refuses those before 1970; a clock may stand there.
-fn at_least_1970(at: SystemTime) -> SystemTime {
-    at.max(SystemTime::UNIX_EPOCH)
+thread_local! {
+    /// The last second that this thread wrote, and its text: hardly any second has only one line.
+    static SECOND: Cell<(u64, [u8; SECOND_BYTES])> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
+}
+
+const SECOND_BYTES: usize = 19;
+
+/// The text of a second since 1970; for what lies beyond the year 9999, the last that was written.
+fn second(secs: u64) -> [u8; SECOND_BYTES] {
+    let (at, text) = SECOND.get();
+    if at == secs {
+        return text;
+    }
+    let moment = SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+    let mut long = String::with_capacity(SECOND_BYTES + 1);
+    // Whatever is wrong with it, a time is no reason to lose a line.
+    let written =
+        fmt::Write::write_fmt(&mut long, format_args!("{}", humantime::format_rfc3339_seconds(moment)));
+    let fresh = written.ok().and_then(|()| long.as_bytes().get(..SECOND_BYTES)?.try_into().ok());
+    let Some(fresh) = fresh else { return text };
+    SECOND.set((secs, fresh));
+    fresh
+}
+
+/// Whether JSON takes these bytes as they are. Without an early end, so that compilers look at many at once.
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .fold(true, |plain, byte| plain & (0x20..0x7f).contains(byte) & (*byte != b'"') & (*byte != b'\\'))
 }
 
 /// The longest beginning of at most [`VALUE_MAX_BYTES`] that is whole characters.
@@ -215,25 +243,40 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-struct Line(String);
+struct Line(Vec<u8>);
 
 impl Line {
     /// One of [`FIELDS`], which need no escaping.
     fn key(&mut self, key: &str) {
-        self.0.push_str(if self.0.is_empty() { "{\"" } else { ",\"" });
-        self.0.push_str(key);
-        self.0.push_str("\":");
+        self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
     }
 
     fn text(&mut self, key: &str, value: &str) {
         self.key(key);
-        self.0.push('"');
+        self.0.push(b'"');
         self.escaped(if value.is_empty() { "-" } else { cut(value) });
-        self.0.push('"');
+        self.0.push(b'"');
     }
 
     fn bytes(&mut self, key: &str, value: &[u8]) {
-        self.text(key, &String::from_utf8_lossy(&value[..value.len().min(VALUE_MAX_BYTES)]));
+        let value = &value[..value.len().min(VALUE_MAX_BYTES)];
+        // What is plain is text; nearly everything is.
+        match std::str::from_utf8(value) {
+            Ok(text) => self.text(key, text),
+            Err(_) => self.text(key, &String::from_utf8_lossy(value)),
+        }
+    }
+
+    /// In UTC, with milliseconds; a clock may stand before 1970, which is written as 1970.
+    fn moment(&mut self, key: &str, at: SystemTime) {
+        let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let millis = since_1970.subsec_millis();
+        self.key(key);
+        self.0.push(b'"');
+        self.0.extend_from_slice(&second(since_1970.as_secs()));
+        self.0.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z', b'"']);
     }
 
     /// A string that needs no escaping.
@@ -244,9 +287,9 @@ impl Line {
 
     fn quoted(&mut self, key: &str, value: u64) {
         self.key(key);
-        self.0.push('"');
+        self.0.push(b'"');
         self.number(value);
-        self.0.push('"');
+        self.0.push(b'"');
     }
 
     fn bare(&mut self, key: &str, value: u64) {
@@ -257,16 +300,15 @@ impl Line {
     /// Seconds with as many digits as needed, down to a microsecond. Floating point would take far longer to write.
     fn seconds(&mut self, key: &str, time: Duration) {
         self.bare(key, time.as_secs());
-        let mut micros = u64::from(time.subsec_micros());
-        if micros == 0 {
-            return;
+        let mut micros = time.subsec_micros();
+        let mut digits = [b'0'; 6];
+        for place in digits.iter_mut().rev() {
+            *place = digit(micros);
+            micros /= 10;
         }
-        self.0.push('.');
-        let mut place = 100_000;
-        while micros > 0 {
-            self.number(micros / place);
-            micros %= place;
-            place /= 10;
+        if let Some(last) = digits.iter().rposition(|digit| *digit != b'0') {
+            self.0.push(b'.');
+            self.0.extend_from_slice(&digits[..=last]);
         }
     }
 
@@ -276,45 +318,50 @@ impl Line {
         let mut start = digits.len();
         while start == digits.len() || value > 0 {
             start -= 1;
-            digits[start] += u8::try_from(value % 10).expect("a decimal digit fits a byte");
+            digits[start] = b'0' + (value % 10) as u8;
             value /= 10;
         }
-        self.0.push_str(std::str::from_utf8(&digits[start..]).expect("decimal digits are ASCII"));
+        self.0.extend_from_slice(&digits[start..]);
     }
 
     /// Both the key and the value are an operator's.
     fn trace(&mut self, before: &str, key: &str, value: &str) {
-        self.0.push_str(",\"");
-        self.0.push_str(before);
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(before.as_bytes());
         self.escaped(cut(key));
-        self.0.push_str("\":\"");
+        self.0.extend_from_slice(b"\":\"");
         self.escaped(if value.is_empty() { "-" } else { cut(value) });
-        self.0.push('"');
+        self.0.push(b'"');
     }
 
     /// The inside of a JSON string (RFC 8259 7). Other line separators are escaped too, for readers that
     /// split at them.
     fn escaped(&mut self, text: &str) {
-        if text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\') {
-            return self.0.push_str(text);
+        if is_plain(text.as_bytes()) {
+            return self.0.extend_from_slice(text.as_bytes());
         }
         for c in text.chars() {
             match c {
-                '"' => self.0.push_str("\\\""),
-                '\\' => self.0.push_str("\\\\"),
-                '\n' => self.0.push_str("\\n"),
-                '\r' => self.0.push_str("\\r"),
-                '\t' => self.0.push_str("\\t"),
+                '"' => self.0.extend_from_slice(b"\\\""),
+                '\\' => self.0.extend_from_slice(b"\\\\"),
+                '\n' => self.0.extend_from_slice(b"\\n"),
+                '\r' => self.0.extend_from_slice(b"\\r"),
+                '\t' => self.0.extend_from_slice(b"\\t"),
                 c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
                     let _ = write!(self.0, "\\u{:04x}", u32::from(c));
                 }
-                c => self.0.push(c),
+                c => self.0.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
     }
 
     fn end(mut self) -> Vec<u8> {
-        self.0.push_str("}\n");
-        self.0.into_bytes()
+        self.0.extend_from_slice(b"}\n");
+        self.0
     }
+}
+
+/// The last decimal digit of a number.
+fn digit(number: u32) -> u8 {
+    b'0' + (number % 10) as u8
 }

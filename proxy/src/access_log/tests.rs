@@ -90,6 +90,22 @@ fn times_have_as_many_digits_as_needed() {
 }
 
 #[test]
+fn a_moment_is_written_to_the_millisecond_whatever_was_written_before() {
+    let from_1970 = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+    for millis in
+        [0, 999, 1_767_607_200_123, 1_767_607_200_007, 1_767_607_201_050, 1_767_607_199_999, 951_782_400_000]
+    {
+        let text = line(&Record { start: from_1970(millis), ..record() });
+        let written = humantime::format_rfc3339_millis(from_1970(millis));
+        assert!(text.contains(&format!("\"start_time\":\"{written}\",")), "{written}: {text}");
+    }
+    let before = line(&Record { start: SystemTime::UNIX_EPOCH - Duration::from_millis(1), ..record() });
+    assert!(before.contains(r#""start_time":"1970-01-01T00:00:00.000Z""#), "{before}");
+    let beyond = line(&Record { start: from_1970(253_402_300_800_000), ..record() });
+    assert!(serde_json::from_str::<Value>(&beyond).is_ok(), "{beyond}");
+}
+
+#[test]
 fn whatever_a_client_sends_stays_one_line_of_valid_json() {
     let nasty = "a\"b\\c\n\r\t\u{1}\u{7f}\u{2028}ü\u{1F600}";
     let odd = Record {

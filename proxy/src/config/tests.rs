@@ -114,7 +114,7 @@ fn what_cannot_be_used_is_refused_by_name() {
         ("--http_listener_host=nowhere.example", "http_listener_host"),
         ("--admin_host=", "admin_host"),
         ("--controller_url=123456", "controller_url"),
-        ("--controller_url=https://h:1", "controller_url"),
+        ("--controller_url=ftp://h:1", "controller_url"),
         ("--controller_url=", "controller_url"),
         ("--controller_token=a\nb", "controller_token"),
         ("--controller_poll=48h", "controller_poll"),
@@ -156,7 +156,7 @@ fn spans_are_recorded_for_a_collector_alone_and_under_the_name_of_the_service() 
     // Whom it cannot speak to is known at the start.
     let dir = tempfile::tempdir().unwrap();
     let dir = format!("--data_dir={}", dir.path().display());
-    let tls = settings(&["--otel_exporter_otlp_endpoint=https://c:4318", &dir]).check().unwrap();
+    let tls = settings(&["--otel_exporter_otlp_endpoint=ftp://c:4318", &dir]).check().unwrap();
     let refused = crate::live::Live::open(&tls, crate::clock::now()).unwrap_err();
     assert_eq!(refused.setting, "otel_exporter_otlp_endpoint");
 }

@@ -156,8 +156,10 @@ async fn what_limits_do_is_seen_while_they_do_it() {
     proxy.metric_becomes(&in_flight, 0.0).await;
     assert_eq!(proxy.metric(&open), Some(0.0));
 
-    let (ejections, ejected) =
-        (r#"a8_proxy_ejections_total{service="b"}"#, r#"a8_proxy_ejected_instances{service="b"}"#);
+    let (ejections, ejected) = (
+        r#"a8_proxy_ejections_total{kind="consecutive_errors",service="b"}"#,
+        r#"a8_proxy_ejected_instances{service="b"}"#,
+    );
     assert_eq!((proxy.metric(ejections), proxy.metric(ejected)), (None, None));
     for _ in 0..2 {
         assert_eq!(proxy.ask(&get("/b")).await.status, 500);
