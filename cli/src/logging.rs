@@ -42,7 +42,7 @@ impl FromStr for Level {
 pub(crate) enum LogFormat {
     /// A line for people.
     Text,
-    /// One JSON object per line.
+    /// One JSON object per line, with the field names of the ancestor (spec/registry.md 8).
     Json,
     /// The same with the field names that Logstash expects.
     Logstash,
@@ -66,16 +66,24 @@ pub(crate) fn start(level: Level, format: LogFormat) {
     let to_stderr = layer::<Registry>().with_writer(io::stderr);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Text => to_stderr.boxed(),
-        LogFormat::Json => to_stderr.json().flatten_event(true).boxed(),
-        LogFormat::Logstash => to_stderr.event_format(Logstash).boxed(),
+        LogFormat::Json => to_stderr.event_format(ANCESTOR).boxed(),
+        LogFormat::Logstash => to_stderr.event_format(LOGSTASH).boxed(),
     };
     // Only a second subscriber fails, and then the first one goes on.
     let _ = tracing_subscriber::registry().with(layer).with(targets).try_init();
 }
 
-struct Logstash;
+/// What the fields of a message are called.
+struct Names {
+    time: &'static str,
+    message: &'static str,
+    version: Option<&'static str>,
+}
 
-impl<S, N> FormatEvent<S, N> for Logstash
+const ANCESTOR: Names = Names { time: "time", message: "msg", version: None };
+const LOGSTASH: Names = Names { time: "@timestamp", message: "message", version: Some("@version") };
+
+impl<S, N> FormatEvent<S, N> for Names
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'w> FormatFields<'w> + 'static,
@@ -91,12 +99,12 @@ where
             fields.0.remove(foreign);
         }
         let target = bridged.unwrap_or_else(|| event.metadata().target().to_owned());
-        for (name, value) in [
-            ("@timestamp", time),
-            ("@version", "1".to_owned()),
-            ("level", event.metadata().level().to_string().to_ascii_lowercase()),
-            ("logger_name", target),
-        ] {
+        let said = fields.0.remove("message");
+        let said = said.and_then(|said| said.as_str().map(str::to_owned)).unwrap_or_default();
+        let level = event.metadata().level().to_string().to_ascii_lowercase();
+        let own = [(self.time, time), (self.message, said), ("level", level), ("logger_name", target)];
+        let version = self.version.map(|version| (version, "1".to_owned()));
+        for (name, value) in own.into_iter().chain(version) {
             fields.0.insert(name.to_owned(), Value::String(value));
         }
         writeln!(to, "{}", Value::Object(fields.0))

@@ -90,7 +90,9 @@ fn messages_have_the_asked_form() {
         "{text}"
     );
     let json: Value = serde_json::from_str(&first_message("json")).unwrap();
-    assert_eq!((&json["level"], &json["service"]), (&"WARN".into(), &"ratings".into()), "{json}");
+    assert_eq!((&json["level"], &json["service"]), (&"warn".into(), &"ratings".into()), "{json}");
+    assert_eq!(json["msg"], "cannot register or renew", "{json}");
+    assert!(json["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{json}");
     let logstash: Value = serde_json::from_str(&first_message("logstash")).unwrap();
     assert_eq!(logstash["@version"], "1", "{logstash}");
     assert_eq!(logstash["message"], "cannot register or renew", "{logstash}");

@@ -248,3 +248,62 @@ fn the_registry_tells_its_health_and_its_metrics() {
         if scrape.series.is_empty() { Err(page.text()) } else { Ok(()) }
     });
 }
+
+#[test]
+fn section_8_requests_are_logged_with_the_fields_and_names_of_the_ancestor() {
+    for (format, time, message) in [("json", "time", "msg"), ("logstash", "@timestamp", "message")] {
+        let (registry, _dir) = registry(&[("log_format", format)]);
+        let address = registry.address();
+        let asked = [
+            (post("/api/v1/instances", &registration("s", "h:1")), 201),
+            (get("/api/v1/services?x=1").header("X-Client-Ip", "192.0.2.7"), 200),
+            (get("/api/eureka/hunter2/v2/apps"), 401),
+            (get("/nowhere"), 404),
+        ];
+        for (request, status) in &asked {
+            assert_eq!(request.call(address).status, *status);
+        }
+        let lines = eventually("the lines are written", || {
+            let said = registry.process.as_ref().unwrap().stderr();
+            let lines = said
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).map_err(|error| error.to_string()));
+            let lines = lines.collect::<Result<Vec<_>, _>>()?;
+            let lines: Vec<_> = lines.into_iter().filter(|line| line["module"] == "ACCESS").collect();
+            if lines.len() == asked.len() { Ok(lines) } else { Err(said) }
+        });
+        let phrases = [
+            "127.0.0.1 POST /api/v1/instances HTTP/1.1",
+            "192.0.2.7 GET /api/v1/services?x=1 HTTP/1.1",
+            "127.0.0.1 GET /api/eureka/***/v2/apps HTTP/1.1",
+            "127.0.0.1 GET /nowhere HTTP/1.1",
+        ];
+        let operations = [
+            ("Register", "Amalgam8", "default", 201),
+            ("ListServices", "Amalgam8", "default", 200),
+            ("ListServices", "Eureka", "", 401),
+            ("GET", "HTTP/1.1", "", 404),
+        ];
+        for ((line, phrase), (method, protocol, namespace, code)) in lines.iter().zip(phrases).zip(operations)
+        {
+            assert_eq!(
+                (line["level"].as_str(), line[message].as_str()),
+                (Some("info"), Some(phrase)),
+                "{line}"
+            );
+            assert!(line[time].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+            assert_eq!(line["apptype"], "service-discovery", "{line}");
+            assert_eq!((&line["method"], &line["protocol"]), (&json!(method), &json!(protocol)), "{line}");
+            assert_eq!(
+                (&line["namespace"], &line["returncode"]),
+                (&json!(namespace), &json!(code)),
+                "{line}"
+            );
+            assert!(line["byteswritten"].is_u64(), "{line}");
+            for text in ["sd-request-id", "elapsedtime"] {
+                assert!(line[text].as_str().is_some_and(|text| !text.is_empty()), "{text}: {line}");
+            }
+            assert_eq!(line["@version"].as_str(), (format == "logstash").then_some("1"), "{line}");
+        }
+    }
+}
