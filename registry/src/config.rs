@@ -336,6 +336,7 @@ mod tests {
         Program::try_parse_from(words).unwrap().settings.check()
     }
 
+    /// Section 9.6 M1; section 5.
     #[test]
     fn the_defaults_are_those_of_the_spec() {
         let config = check(&[]).unwrap();
@@ -348,6 +349,7 @@ mod tests {
         assert!(!config.require_https);
     }
 
+    /// Section 9.4 A7; 9.6 M49; section 5.
     #[test]
     fn bad_settings_are_named() {
         for (arguments, setting) in [
@@ -389,6 +391,7 @@ mod tests {
         }
     }
 
+    /// Section 9.6 M2, M49; section 5.
     #[test]
     fn good_settings_are_taken() {
         for arguments in [

@@ -228,6 +228,7 @@ mod tests {
         pairs.map(|pair| pair.split_once('=').unwrap()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
     }
 
+    /// Section 9.2 N40 to N46, N49 to N56; 9.11 U8; section 1.4.
     #[test]
     fn filters_select_as_the_spec_lists_them() {
         for (text, expected) in [
@@ -277,6 +278,7 @@ mod tests {
         assert!(query.matches(&instance(6, "", &[])));
     }
 
+    /// Section 9.2 N47, N48; 9.11 U8; section 1.4.
     #[test]
     fn what_is_no_filter_is_refused() {
         for text in [
@@ -297,6 +299,7 @@ mod tests {
         }
     }
 
+    /// Section 9.2 N57 to N60; 9.11 U7; section 1.4.
     #[test]
     fn a_projection_shows_what_was_asked_for_and_always_id_and_endpoint() {
         let all = r#""service_name":"http-1","endpoint":{"type":"tcp","value":"192.168.0.1:1"},"ttl":30,"status":"UP","tags":["DB"],"metadata":7,"last_heartbeat":"1970-01-01T00:00:00.000Z""#;

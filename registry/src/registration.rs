@@ -169,6 +169,7 @@ mod tests {
         admit(serde_json::from_str(json).unwrap(), limits())
     }
 
+    /// Section 9.2 N15 to N18, N27; 9.8 X3; sections 0.3 and 1.2.
     #[test]
     fn the_first_mistake_in_the_order_of_the_spec_is_named() {
         let long = "x".repeat(129);
@@ -243,6 +244,7 @@ mod tests {
         }
     }
 
+    /// Section 9.6 M6 to M10.
     #[test]
     fn a_lease_is_clamped_and_none_or_zero_means_the_default() {
         for (asked, granted) in [
@@ -257,6 +259,7 @@ mod tests {
         }
     }
 
+    /// Section 9.6 M49.
     #[test]
     fn limits_are_in_order() {
         let limits = |min, default, max| {

@@ -41,6 +41,7 @@ fn amend(catalog: &mut Catalog, status: &str, extension: &str, lived: Lived, now
     catalog.apply(command, now).unwrap().len()
 }
 
+/// Section 9.6 M15; section 2.
 #[test]
 fn an_extension_that_changes_alone_is_kept_but_no_change_for_watchers() {
     let mut catalog = Catalog::new(None);

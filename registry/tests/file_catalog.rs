@@ -12,6 +12,7 @@ fn of(value: &str) -> String {
     )
 }
 
+/// Section 7.4.
 #[tokio::test]
 async fn a_file_is_there_from_the_first_answer_on_and_followed() {
     let files = tempfile::tempdir().unwrap();
@@ -62,6 +63,7 @@ async fn a_file_is_there_from_the_first_answer_on_and_followed() {
     registry.stop().await;
 }
 
+/// Section 7.4.
 #[tokio::test]
 async fn a_file_is_of_its_namespace_alone_and_not_kept_over_a_restart() {
     let (files, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -8,6 +8,7 @@ fn registration(service: &str, kind: &str, value: &str, more: &str) -> String {
     format!(r#"{{"service_name":"{service}","endpoint":{{"type":"{kind}","value":"{value}"}}{more}}}"#)
 }
 
+/// Section 9.1 S2; 9.2 N1 to N14, N38, N39, N62; section 0.4.
 #[tokio::test]
 async fn methods_that_a_path_lacks_are_405_and_paths_that_are_not_there_404() {
     let registry = Running::start(&[]).await;
@@ -55,6 +56,7 @@ async fn methods_that_a_path_lacks_are_405_and_paths_that_are_not_there_404() {
     registry.stop().await;
 }
 
+/// Section 9.2 N15 to N31; 9.8 X3; section 1.2.
 #[tokio::test]
 async fn a_registration_is_stored_or_refused_as_the_spec_says() {
     let registry = Running::start(&[]).await;
@@ -120,6 +122,7 @@ async fn a_registration_is_stored_or_refused_as_the_spec_says() {
     registry.stop().await;
 }
 
+/// Section 9.2 N29; 9.6 M11 to M14; section 1.2.
 #[tokio::test]
 async fn ids_are_a_function_of_service_type_and_value() {
     let registry = Running::start(&[]).await;
@@ -147,6 +150,7 @@ async fn ids_are_a_function_of_service_type_and_value() {
     registry.stop().await;
 }
 
+/// Section 9.2 N32 to N37; 9.6 M19 to M26; sections 0.4 and 1.3.
 #[tokio::test]
 async fn heartbeats_and_deletes_know_only_the_living() {
     let registry = Running::start(&[]).await;
@@ -224,6 +228,7 @@ async fn many_heartbeats_in_one_request_are_answered_one_by_one() {
     registry.stop().await;
 }
 
+/// Sections 0.5 and 3.16.
 #[tokio::test]
 async fn instances_that_fall_silent_together_are_held_and_said_to_be() {
     let arguments = ["--self_preservation", "--min_ttl=200ms", "--default_ttl=3s", "--max_ttl=10m"];
@@ -248,6 +253,7 @@ async fn instances_that_fall_silent_together_are_held_and_said_to_be() {
     plain.stop().await;
 }
 
+/// Section 9.2 N40 to N64; 9.6 M3, M4, M16; sections 1.4 and 1.5.
 #[tokio::test]
 async fn lists_filter_project_and_omit() {
     let registry = Running::start(&[]).await;
@@ -319,6 +325,7 @@ async fn lists_filter_project_and_omit() {
     registry.stop().await;
 }
 
+/// Section 0.4.
 #[tokio::test]
 async fn a_body_is_json_of_a_megabyte_at_most_before_anything_else_is_looked_at() {
     let registry = Running::start(&["--auth_mode=trusted"]).await;
@@ -361,6 +368,7 @@ async fn a_body_is_json_of_a_megabyte_at_most_before_anything_else_is_looked_at(
     registry.stop().await;
 }
 
+/// Section 0.4.
 #[tokio::test]
 async fn a_compressed_body_is_taken_within_the_same_limit() {
     let registry = Running::start(&[]).await;
@@ -380,6 +388,7 @@ async fn a_compressed_body_is_taken_within_the_same_limit() {
     registry.stop().await;
 }
 
+/// Section 0.4.
 #[tokio::test]
 async fn every_answer_has_its_headers_and_gzip_only_where_it_is_wanted_and_there_is_something() {
     let registry = Running::start(&[]).await;
@@ -424,6 +433,7 @@ async fn every_answer_has_its_headers_and_gzip_only_where_it_is_wanted_and_there
     registry.stop().await;
 }
 
+/// Section 9.4 A1, A3, A5, A12; sections 4.1 and 4.2.
 #[tokio::test]
 async fn without_a_mode_only_the_default_namespace_is_there() {
     let registry = Running::start(&[]).await;
@@ -449,6 +459,7 @@ async fn without_a_mode_only_the_default_namespace_is_there() {
     registry.stop().await;
 }
 
+/// Section 9.4 A2, A13; 9.7 G1 to G3; section 4.4.
 #[tokio::test]
 async fn trusted_namespaces_never_see_each_other() {
     let registry = Running::start(&["--auth_mode", "trusted", "--namespace_capacity", "1"]).await;
@@ -484,6 +495,7 @@ async fn trusted_namespaces_never_see_each_other() {
     registry.stop().await;
 }
 
+/// Section 9.1 S6 to S8; 9.5 H3 to H7; section 4.5.
 #[tokio::test]
 async fn https_is_required_before_the_token_and_never_for_health() {
     let registry = Running::start(&["--require_https", "--auth_mode=trusted"]).await;
@@ -512,6 +524,7 @@ async fn https_is_required_before_the_token_and_never_for_health() {
     registry.stop().await;
 }
 
+/// Section 9.6 M17, M31, M37; section 1.6.
 #[tokio::test]
 async fn a_lease_ends_in_time_and_an_instance_out_of_service_stays() {
     let registry = Running::start(&["--min_ttl=200ms", "--default_ttl=300ms", "--max_ttl=10m"]).await;
@@ -540,6 +553,38 @@ async fn a_lease_ends_in_time_and_an_instance_out_of_service_stays() {
     registry.stop().await;
 }
 
+/// Section 9.6 M28, M31.
+#[tokio::test]
+async fn the_count_of_instances_follows_whatever_comes_and_goes() {
+    let registry = Running::start(&["--min_ttl=200ms", "--default_ttl=300ms", "--max_ttl=10m"]).await;
+    let counted = async |count: usize| {
+        let line = format!("a8_registry_instances{{namespace=\"default\"}} {count}\n");
+        registry.eventually("/metrics", |reply| reply.text().contains(&line)).await;
+    };
+    assert!(
+        !registry.get("/metrics").await.text().contains("a8_registry_instances{"),
+        "nobody was ever there"
+    );
+    let long = r#","ttl":600,"tags":["t"],"metadata":{"k":1}"#;
+    let first = registry.register("s", "h:1", long).await;
+    counted(1).await;
+    let second = registry.register("t", "h:1", long).await;
+    registry.register("t", "h:2", r#","ttl":600"#).await;
+    counted(3).await;
+    assert_eq!(registry.send("DELETE", &format!("/api/v1/instances/{second}"), &[], "").await.status, 200);
+    counted(2).await;
+    // The same again is not another one; with the default it is soon over.
+    registry.register("t", "h:2", "").await;
+    counted(1).await;
+    let found = registry.get(&format!("/api/v1/instances?id={first}")).await.value();
+    let instance = &found["instances"][0];
+    assert_eq!(instance["endpoint"], serde_json::json!({"type": "tcp", "value": "h:1"}));
+    assert_eq!((&instance["service_name"], &instance["ttl"]), (&"s".into(), &600.into()));
+    assert_eq!((&instance["tags"][0], &instance["metadata"]["k"]), (&"t".into(), &1.into()));
+    registry.stop().await;
+}
+
+/// Section 9.1 S3, S4; 9.11 U5, U6; section 0.5.
 #[tokio::test]
 async fn health_routes_answer_as_the_spec_says() {
     let registry = Running::start(&[]).await;
@@ -560,6 +605,7 @@ async fn health_routes_answer_as_the_spec_says() {
     registry.stop().await;
 }
 
+/// Section 9.6 M42 to M45.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_concurrent_registrations_are_all_there_and_go_again() {
     let registry = std::sync::Arc::new(Running::start(&[]).await);

@@ -23,6 +23,7 @@ fn bearer(secret: &str, namespace: &str, from: Duration, lifetime_secs: u64) -> 
     format!("Authorization: Bearer {token}")
 }
 
+/// Section 4.2.
 #[tokio::test]
 async fn a_signed_token_names_its_namespace_or_is_refused_without_being_repeated() {
     let registry = Running::start(&["--auth_mode=jwt", "--jwt_secret", SECRET]).await;
@@ -70,6 +71,7 @@ async fn a_signed_token_names_its_namespace_or_is_refused_without_being_repeated
     registry.stop().await;
 }
 
+/// Section 9.4 A6.
 #[tokio::test]
 async fn an_issuer_that_was_never_reached_is_503_and_the_registry_stays() {
     let missing = tempfile::tempdir().unwrap().path().join("keys.json");
@@ -95,6 +97,7 @@ impl Tenant<'_> {
     }
 }
 
+/// Section 9.7 G2; section 4.4.
 #[tokio::test]
 async fn tenants_with_equal_names_never_see_each_other_at_any_endpoint() {
     let registry = Running::start(&["--auth_mode=jwt", "--jwt_secret", SECRET]).await;

@@ -41,6 +41,7 @@ fn name(id: &str) -> InstanceId {
     InstanceId::new(id).unwrap()
 }
 
+/// Section 9.6 M23, M27, M39 to M41; section 1.6.
 #[test]
 fn an_instance_goes_strictly_after_its_ttl() {
     let mut catalog = Catalog::new(None);
@@ -53,6 +54,7 @@ fn an_instance_goes_strictly_after_its_ttl() {
     assert_eq!(catalog.apply(Command::Deregister(name("a")), at(30_002)), Err(Refused::Unknown));
 }
 
+/// Section 9.6 M24, M46; section 1.3.
 #[test]
 fn a_renewal_restarts_the_lease_and_is_no_change() {
     let mut catalog = Catalog::new(None);
@@ -66,6 +68,7 @@ fn a_renewal_restarts_the_lease_and_is_no_change() {
     assert_eq!(catalog.expire(at(165_001)).len(), 1);
 }
 
+/// Section 9.6 M11.
 #[test]
 fn an_identical_registration_is_no_change_but_restarts_the_lease() {
     let mut catalog = Catalog::new(None);
@@ -88,6 +91,7 @@ fn a_shorter_lease_replaces_a_longer_one_at_once() {
     assert_eq!(catalog.expire(at(13_001)).len(), 1);
 }
 
+/// Section 9.6 M17; section 1.6.
 #[test]
 fn out_of_service_never_expires_until_its_status_changes() {
     let mut catalog = Catalog::new(None);
@@ -100,6 +104,7 @@ fn out_of_service_never_expires_until_its_status_changes() {
     assert_eq!(catalog.expire(at(10_030_001)), [expired("s", "out")]);
 }
 
+/// Section 9.6 M5, M12, M18.
 #[test]
 fn the_same_id_is_replaced_and_an_expired_one_comes_back() {
     let mut catalog = Catalog::new(None);
@@ -122,6 +127,7 @@ fn an_id_that_moves_to_another_service_leaves_the_first_visibly() {
     assert_eq!(catalog.index(), 4);
 }
 
+/// Section 9.6 M29, M30; section 1.7.
 #[test]
 fn capacity_counts_all_services_spares_the_known_and_is_freed_at_once() {
     let mut catalog = Catalog::new(Some(2));
@@ -179,6 +185,7 @@ fn after_a_standstill_every_lease_has_one_whole_time_to_live_more() {
     assert_eq!(catalog.expire(at(340_001)), [expired("s", "a")]);
 }
 
+/// Section 9.6 M47, M48.
 #[test]
 fn ten_thousand_that_renew_stay_and_exactly_the_silent_go() {
     let mut catalog = Catalog::new(None);
@@ -235,6 +242,7 @@ fn shown(catalog: &Catalog) -> Vec<(String, u32)> {
     catalog.instances().map(|leased| (leased.instance.id.to_string(), leased.instance.ttl)).collect()
 }
 
+/// Section 9.7 G5 to G9; section 7.1.
 #[test]
 fn what_comes_from_elsewhere_is_shown_and_nobody_renews_removes_or_counts_it() {
     // spec/registry.md 7.1, 9.7 G5 to G9.
@@ -258,6 +266,7 @@ fn what_comes_from_elsewhere_is_shown_and_nobody_renews_removes_or_counts_it() {
     assert_eq!(catalog.replace_source(Source::File, elsewhere("s", &["b"]), at(0)), []);
 }
 
+/// Section 9.7 G9; section 7.1.
 #[test]
 fn of_an_id_that_several_catalogs_hold_watchers_see_the_first_and_lists_all() {
     let mut catalog = Catalog::new(None);

@@ -181,6 +181,7 @@ mod tests {
         Mode::Jwt(Arc::new(Issuer::new("secret", None).unwrap()))
     }
 
+    /// Section 9.4 A8 to A13; sections 4.2 and 4.3.
     #[tokio::test]
     async fn modes_turn_tokens_into_namespaces() {
         use Mode::{None, Trusted};
@@ -226,6 +227,7 @@ mod tests {
         }
     }
 
+    /// Section 9.4 A3; section 4.1.
     #[test]
     fn the_header_is_split_at_its_first_blank() {
         for (header, expected) in [
