@@ -76,6 +76,8 @@ pub(crate) struct Context {
     permit: Option<Permit>,
     /// Faults of which only so many may be met at a time.
     met: Vec<Met>,
+    /// The kinds of faults that were injected, in the order of [`Fault::ALL`].
+    injected: [bool; Fault::ALL.len()],
     retrying: Option<Retrying>,
     attempt: Option<Attempt>,
     /// Attempts that failed and were followed by another.
@@ -190,6 +192,7 @@ impl Context {
             try_until: None,
             permit: None,
             met: Vec::new(),
+            injected: [false; Fault::ALL.len()],
             retrying: None,
             attempt: None,
             retried: 0,
@@ -408,6 +411,12 @@ impl Context {
         self.decision.as_ref()
     }
 
+    /// The kinds of faults that were injected.
+    pub(crate) fn injected(&self) -> impl Iterator<Item = Fault> {
+        let met = Fault::ALL.into_iter().zip(self.injected);
+        met.filter_map(|(fault, injected)| injected.then_some(fault))
+    }
+
     /// The rule of the faults that the request met; `None` when it met none.
     pub(crate) fn fault_rule(&self) -> Option<&str> {
         let met = self.flags.has(Flag::DelayInjected) || self.flags.has(Flag::FaultInjected);
@@ -498,7 +507,8 @@ impl Context {
         self.deadline.saturating_duration_since(now)
     }
 
-    fn faulted(&self, fault: Fault) {
+    fn faulted(&mut self, fault: Fault) {
+        self.injected[fault as usize] = true;
         if let Some(rule) = self.decision.and_then(|decision| decision.faults.rule) {
             self.table.actions_live(rule).iter().for_each(|rule| rule.series().faulted(fault));
         }

@@ -34,6 +34,7 @@ use crate::forward::{
 };
 use crate::grpc;
 use crate::held::Held;
+use crate::live::Drain;
 use crate::mirror::Mirrors;
 use crate::reports::{CLIENT_LEFT, Received, Reports};
 use crate::respond::Reply;
@@ -56,6 +57,7 @@ pub(crate) struct Gateway {
     pub(crate) delayed: Arc<AtomicUsize>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) mirrors: Arc<Mirrors>,
+    pub(crate) drain: Arc<Drain>,
     /// For instances that speak TLS and whose answers are held back.
     pub(crate) secure: Arc<Secure>,
 }
@@ -97,7 +99,7 @@ impl ProxyHttp for Gateway {
         let admitted = admit(session, ctx);
         limit(session, ctx);
         if let Err(reply) = admitted {
-            return session::answer(session, &reply, ctx).await;
+            return session::answer(session, &reply, ctx, self.is_ending()).await;
         }
         if session.as_http2().is_some() && session.is_body_empty() {
             // From HTTP/2 to HTTP/2 Pingora says nothing of a body that is none.
@@ -105,7 +107,7 @@ impl ProxyHttp for Gateway {
         }
         let client = session.client_addr().and_then(|address| Some(address.as_inet()?.ip()));
         let delay = ctx.decide(&head_of(session.req_header()), client, &self.counts);
-        if !delay.is_zero() && !session.is_process_shutting_down() {
+        if !delay.is_zero() && !self.is_ending() {
             self.hold(session, ctx, delay).await?;
         }
         let now = clock::now();
@@ -115,7 +117,7 @@ impl ProxyHttp for Gateway {
                 ctx.begin_copy(&self.mirrors, now);
                 Ok(false)
             }
-            Course::Answer(reply) => session::answer(session, &reply, ctx).await,
+            Course::Answer(reply) => session::answer(session, &reply, ctx, self.is_ending()).await,
             Course::Close | Course::Reset => {
                 ctx.close = true;
                 Err(Error::new_in(CLOSED_BY_FAULT))
@@ -312,7 +314,7 @@ impl ProxyHttp for Gateway {
             for name in forward::dropped_from_answer(&answer.headers) {
                 answer.remove_header(&name);
             }
-            fit(session, answer, ctx);
+            fit(session, answer, ctx, self.is_ending());
         }
         if let Some(edits) = ctx.answer_edits() {
             edit_answer(answer, edits)?;
@@ -375,7 +377,7 @@ impl ProxyHttp for Gateway {
         session.set_keepalive(None);
         let error_code = reply.status;
         // A client that is gone by now is noticed when the session ends.
-        let _written = session::answer(session, &reply, ctx).await;
+        let _written = session::answer(session, &reply, ctx, self.is_ending()).await;
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
@@ -423,6 +425,11 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
+    /// Whether connections end with their current request. Pingora's own mark reaches each thread at a time of its own.
+    fn is_ending(&self) -> bool {
+        self.drain.has_begun()
+    }
+
     /// Holds a request; ends early when its client leaves.
     async fn hold(&self, session: &mut Session, ctx: &mut Context, delay: Duration) -> Result<()> {
         let Some(_held) = Held::enter(&self.delayed) else {

@@ -38,9 +38,11 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 4] = [Self::Delay, Self::Abort, Self::Bandwidth, Self::Truncate];
+    /// Each.
+    pub const ALL: [Self; 4] = [Self::Delay, Self::Abort, Self::Bandwidth, Self::Truncate];
 
-    fn label(self) -> &'static str {
+    /// As in the label `action`.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Delay => "delay",
             Self::Abort => "abort",

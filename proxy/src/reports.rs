@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use routing::Outcome;
 
-use crate::access_log::{AccessLog, Flag, Flags, Record};
+use crate::access_log::{AccessLog, Flags, Record};
 use crate::context::Context;
-use crate::metrics::Metrics;
+use crate::metrics::{Fault, Metrics};
 use crate::respond::Reply;
 use crate::tracer::{Finished, Span, Tracer};
 
@@ -88,8 +88,6 @@ impl Reports {
         let decision = context.decision();
         let service = decision.and_then(|decision| decision.service);
         let rule = decision.and_then(|decision| decision.route);
-        let faults = [(Flag::DelayInjected, "delay"), (Flag::FaultInjected, "abort")];
-        let faults = faults.into_iter().filter(|(flag, _)| context.flags.has(*flag));
         let path = received.path.split('?').next().unwrap_or_default();
         tracer.finish(Finished {
             span,
@@ -105,7 +103,7 @@ impl Reports {
             service: service.map(|at| table.service(at).name.to_string()).unwrap_or_default(),
             backend: dst.to_owned(),
             rule: rule.map(|at| table.route(at).id().to_string()).unwrap_or_default(),
-            fault: faults.map(|(_, name)| name).collect::<Vec<_>>().join(","),
+            fault: context.injected().map(Fault::label).collect::<Vec<_>>().join(","),
             fault_rule: context.fault_rule().unwrap_or_default().to_owned(),
             retries: context.retried(),
             upstream: context.upstream().map(|upstream| upstream.address),

@@ -242,6 +242,7 @@ impl Server {
                 delayed: Arc::clone(&delayed),
                 counts: Arc::clone(&counts),
                 mirrors: Arc::clone(mirrors),
+                drain: Arc::clone(&self.live.drain),
                 secure: Arc::clone(&secure),
             };
             let lane = (self.engine == Engine::Lane).then(|| {

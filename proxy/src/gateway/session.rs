@@ -79,8 +79,13 @@ pub(super) fn replay(session: &Session) -> Replay<'_> {
     }
 }
 
-/// Writes an answer of the proxy's own; always `Ok(true)`.
-pub(super) async fn answer(session: &mut Session, reply: &Reply, ctx: &Context) -> Result<bool> {
+/// Writes an answer of the proxy's own; always `Ok(true)`. Where the proxy is `ending`, so is the connection.
+pub(super) async fn answer(
+    session: &mut Session,
+    reply: &Reply,
+    ctx: &Context,
+    ending: bool,
+) -> Result<bool> {
     let grpc = is_grpc(session.req_header()) && matches!(reply.says, Says::Error { .. });
     let body = if grpc { Bytes::new() } else { reply.body() };
     let status = if grpc { 200 } else { reply.status };
@@ -109,7 +114,7 @@ pub(super) async fn answer(session: &mut Session, reply: &Reply, ctx: &Context) 
         header.insert_header(RETRY_AFTER, seconds)?;
     }
     // What only announces an answer cannot be one: the connection ends behind it.
-    if header.status.is_informational() || ctx.upgrade || session.is_process_shutting_down() {
+    if header.status.is_informational() || ctx.upgrade || ending {
         session.set_keepalive(None);
     }
     if is_short(session.req_header()) {
@@ -187,8 +192,8 @@ pub(super) fn copy_of(
     })
 }
 
-/// Fits an answer to its client: version, framing, and whether the connection goes on.
-pub(super) fn fit(session: &mut Session, answer: &mut ResponseHeader, ctx: &Context) {
+/// Fits an answer to its client: version, framing, and whether the connection goes on; not where the proxy is `ending`.
+pub(super) fn fit(session: &mut Session, answer: &mut ResponseHeader, ctx: &Context, ending: bool) {
     if session.req_header().headers.contains_key(EXPECT) {
         // Pingora gives the connection up when it passes on the interim answer.
         session.set_keepalive(ctx.keepalive);
@@ -199,7 +204,7 @@ pub(super) fn fit(session: &mut Session, answer: &mut ResponseHeader, ctx: &Cont
         answer.remove_header(&TRANSFER_ENCODING);
         session.set_keepalive(None);
     }
-    if ctx.upgrade || session.is_process_shutting_down() {
+    if ctx.upgrade || ending {
         session.set_keepalive(None);
     }
 }
