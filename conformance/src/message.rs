@@ -29,7 +29,8 @@ impl Head {
         self.fields.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Reads one head; `None` when the peer closed before its first byte.
+    /// Reads one head; `None` when the peer closed before its first byte. Lines end with CRLF, and the first one names HTTP/1:
+    /// a handshake of TLS is no head, wherever its random bytes look like an empty line.
     pub fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut raw = Vec::new();
         loop {
@@ -40,13 +41,16 @@ impl Head {
             if raw.len() > HEAD_LIMIT_BYTES {
                 return Err(io::Error::other("the head is too large"));
             }
-            if matches!(&raw[before..], b"\r\n" | b"\n") {
+            if &raw[before..] == b"\r\n" {
                 break;
             }
         }
         let text = String::from_utf8_lossy(&raw).into_owned();
         let mut lines = text.lines();
         let start = lines.next().unwrap_or_default().to_owned();
+        if !start.contains("HTTP/1.") {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no head of HTTP/1"));
+        }
         let fields = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))

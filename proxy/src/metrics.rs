@@ -88,13 +88,22 @@ pub enum CopyLost {
     Incomplete,
     /// The request asked for another protocol.
     Upgrade,
+    /// The request is a copy itself.
+    Copy,
     /// The mirror could not be reached, or did not answer in time.
     Failed,
 }
 
 impl CopyLost {
-    const ALL: [Self; 6] =
-        [Self::BodyTooLarge, Self::NoRoom, Self::QueueFull, Self::Incomplete, Self::Upgrade, Self::Failed];
+    const ALL: [Self; 7] = [
+        Self::BodyTooLarge,
+        Self::NoRoom,
+        Self::QueueFull,
+        Self::Incomplete,
+        Self::Upgrade,
+        Self::Copy,
+        Self::Failed,
+    ];
 
     fn label(self) -> &'static str {
         match self {
@@ -103,6 +112,7 @@ impl CopyLost {
             Self::QueueFull => "queue_full",
             Self::Incomplete => "incomplete",
             Self::Upgrade => "upgrade",
+            Self::Copy => "copy",
             Self::Failed => "failed",
         }
     }

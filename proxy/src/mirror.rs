@@ -135,12 +135,17 @@ impl Draft {
         self.head.is_some()
     }
 
-    /// The head, and with it the beginning of the body: whatever came of that before comes again.
-    pub(crate) fn begin(&mut self, head: Head) {
+    /// The head, and with it the beginning of the body: whatever came of that before comes again. A copy is not copied: two
+    /// proxies that are each other's mirrors would never end.
+    pub(crate) fn begin(&mut self, head: Head) -> Result<(), CopyLost> {
+        if head.fields.contains_key(MARKER) {
+            return Err(CopyLost::Copy);
+        }
         self.head = Some(head);
         self.ended = false;
         self.body.clear();
         self.room.give_back();
+        Ok(())
     }
 
     /// A piece of the body; `end`: the last one. Keeps it, or says why the copy is lost.

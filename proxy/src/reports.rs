@@ -10,7 +10,7 @@ use crate::access_log::{AccessLog, Flags, Record};
 use crate::context::Context;
 use crate::metrics::{Fault, Metrics};
 use crate::respond::Reply;
-use crate::tracer::{Finished, Span, Tracer};
+use crate::tracer::{Finished, Span, Tracer, cut};
 
 /// The status of a request whose client left before the answer.
 pub(crate) const CLIENT_LEFT: u16 = 499;
@@ -83,7 +83,8 @@ impl Reports {
         (status, duration, dst): (u16, Duration, &str),
     ) {
         let Some(tracer) = &self.tracer else { return };
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // Cut here already: many wait for a collector that does not answer.
+        let text = |bytes: &[u8]| cut(&String::from_utf8_lossy(bytes)).to_owned();
         let table = &context.table;
         let decision = context.decision();
         let service = decision.and_then(|decision| decision.service);
@@ -93,8 +94,8 @@ impl Reports {
             span,
             start: context.wall,
             duration,
-            method: received.method.to_owned(),
-            path: path.to_owned(),
+            method: cut(received.method).to_owned(),
+            path: cut(path).to_owned(),
             scheme: received.scheme,
             authority: text(received.authority),
             protocol: received.protocol.strip_prefix("HTTP/").unwrap_or_default().to_owned(),
@@ -115,6 +116,11 @@ impl Reports {
     /// A request that no engine saw, because its head could not be used.
     pub(crate) fn refused(&self, reply: &Reply, received: Option<(&str, &str)>, wall: SystemTime) {
         self.metrics.parse_failures.inc();
+        self.unserved(reply, received, wall);
+    }
+
+    /// A request that no engine could serve.
+    pub(crate) fn unserved(&self, reply: &Reply, received: Option<(&str, &str)>, wall: SystemTime) {
         self.metrics.count_unrouted(reply.status);
         let (method, path) = received.unwrap_or_default();
         self.access_log.write(&Record {

@@ -272,20 +272,24 @@ impl Server {
         })
     }
 
-    /// Has the predecessor leave, and waits for a successor at its place.
+    /// Has the predecessor leave, and waits for a successor at its place. That is taken only then: a proxy that stays keeps it.
     fn succession(&mut self) -> io::Result<Option<(Succession, Estate)>> {
         let Some(upgrade) = &self.upgrade else { return Ok(None) };
-        let succession = Succession::open(&upgrade.sock)?;
         let estate = Estate {
             http: self.http.listener.try_clone()?,
             admin: self.admin.listener.try_clone()?,
             lock: self.live.data_dir.share()?,
         };
-        if let Some(predecessor) = self.predecessor.take() {
-            predecessor.replace()?;
-            tracing::info!("took over");
-        }
-        Ok(Some((succession, estate)))
+        let Some(predecessor) = self.predecessor.take() else {
+            return Ok(Some((Succession::open(&upgrade.sock)?, estate)));
+        };
+        predecessor.replace()?;
+        tracing::info!("took over");
+        // Nobody else serves now: what is wrong with the path must not end this proxy.
+        Ok(Succession::open(&upgrade.sock)
+            .inspect_err(|error| tracing::error!(%error, "no successor can take over from this proxy"))
+            .ok()
+            .map(|succession| (succession, estate)))
     }
 
     /// How many unused connections each thread keeps.
@@ -296,7 +300,7 @@ impl Server {
 
 /// Returns once a successor serves; what it was given is closed here then.
 async fn replaced(succession: Option<(Succession, Estate)>) {
-    let Some((succession, estate)) = succession else { return pending().await };
+    let Some((mut succession, estate)) = succession else { return pending().await };
     if let Err(error) = succession.replaced(&estate).await {
         tracing::error!(%error, "no successor can take over from this proxy");
         // The ports still have to close when the proxy is told to end: nothing is kept for nobody.

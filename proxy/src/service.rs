@@ -186,8 +186,13 @@ impl Front {
         if self.lane.is_some() {
             self.reports.metrics.lane.handed_over.inc();
         }
-        let proxy = self.general.get().await?;
         let Passed { wire, bytes, context } = passed;
+        let Some(proxy) = self.general.get().await else {
+            let reply = Reply::internal();
+            self.reports.unserved(&reply, head::method_and_target(&bytes), clock::wall());
+            wire.conclude(&reply.final_http1()).await;
+            return None;
+        };
         let bytes = head::normal_form(&bytes, head).unwrap_or(bytes);
         let signals = Arc::clone(wire.signals());
         let mut session = ServerSession::new_http1(wire);

@@ -104,6 +104,10 @@ impl Onward {
     pub(crate) fn unrecorded(carried: Carried, [high, low, span]: Chance) -> Self {
         let parent = match carried {
             Carried::Parent(_) => return Self { parent: None, keeps_state: true },
+            // Whoever comes next decides, and only these fields can say so: nothing is put beside them.
+            Carried::Zipkin(Caller { sampled: None, .. }) => {
+                return Self { parent: None, keeps_state: false };
+            }
             Carried::Zipkin(caller) => traceparent(caller.trace, caller.span, caller.sampled == Some(true)),
             Carried::Nothing(sampled) => traceparent(joined(high, low), span.max(1), sampled == Some(true)),
         };
@@ -303,6 +307,8 @@ mod tests {
         assert_eq!((text(kept), kept.keeps_state), (None, true));
         let zipkin = Onward::unrecorded(Carried::Zipkin(caller(Some(true))), chance);
         assert_eq!((text(zipkin).as_deref(), zipkin.keeps_state), (Some(GOOD), false));
+        let undecided = Onward::unrecorded(Carried::Zipkin(caller(None)), chance);
+        assert_eq!(text(undecided), None, "who comes next decides");
         let begun = Onward::unrecorded(Carried::Nothing(None), chance);
         let value = "00-00000000000000070000000000000008-0000000000000009-00";
         assert_eq!((text(begun).as_deref(), begun.keeps_state), (Some(value), false));

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use self::sampler::Sampler;
 pub use self::span::Finished;
+pub(crate) use self::span::cut;
 use crate::trace::{Carried, Chance, Onward, joined};
 
 /// How many finished spans may wait to be sent. What comes then is dropped and counted.

@@ -27,6 +27,8 @@ const SETTING: &str = "upgrade_sock";
 const OFFER: &[u8] = b"a8 upgrade 1: http, admin, lock\n";
 const SERVING: &[u8] = b"serving\n";
 const LEAVING: &[u8] = b"leaving\n";
+/// What it says instead to a successor that it no longer waits for; as long as the other.
+const STAYING: &[u8] = b"staying\n";
 /// How many files are handed over.
 const FILES: usize = 3;
 /// For each answer of the predecessor, which has nothing to think about.
@@ -65,7 +67,8 @@ pub(crate) struct Estate {
 pub(crate) struct Succession {
     listener: UnixListener,
     path: PathBuf,
-    inode: (u64, u64),
+    /// `None` once it is a successor's, who puts another in its place.
+    inode: Option<(u64, u64)>,
 }
 
 /// Asks the proxy that serves at `path` for its ports; `None` when nobody does.
@@ -94,6 +97,7 @@ fn connect(path: &Path) -> Result<Option<UnixStream>, BadSetting> {
 }
 
 fn inherit(stream: UnixStream) -> io::Result<Inherited> {
+    is_ours(&stream)?;
     stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
     stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
@@ -131,12 +135,21 @@ impl Inherited {
 
 impl Predecessor {
     /// Tells it that this proxy serves; it accepts nothing more from now on. Fails when it has given this proxy up: then it
-    /// serves on.
+    /// serves on. One that is gone by now needs to be told nothing.
     pub(crate) fn replace(mut self) -> io::Result<()> {
-        let mut answer = [0; LEAVING.len()];
-        self.0.write_all(SERVING)?;
-        self.0.read_exact(&mut answer)?;
-        if answer == *LEAVING { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        let mut answer = Vec::new();
+        let told = self.0.write_all(SERVING);
+        let heard = self.0.take(LEAVING.len() as u64).read_to_end(&mut answer);
+        if let Err(error) = told.and(heard)
+            && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        {
+            return Err(error);
+        }
+        match &answer[..] {
+            LEAVING | [] => Ok(()),
+            STAYING => Err(io::Error::new(io::ErrorKind::TimedOut, "the proxy that serves waits no longer")),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 }
 
@@ -151,16 +164,16 @@ impl Succession {
         let listener = UnixListener::bind(&aside)?;
         listener.set_nonblocking(true)?;
         fs::set_permissions(&aside, Permissions::from_mode(0o600))?;
-        let inode = inode(&aside)?;
+        let inode = Some(inode(&aside)?);
         fs::rename(&aside, path)?;
         Ok(Self { listener, path: path.to_owned(), inode })
     }
 
     /// Hands over to whoever asks, until one of them serves. Inside a runtime.
-    pub(crate) async fn replaced(&self, estate: &Estate) -> io::Result<()> {
+    pub(crate) async fn replaced(&mut self, estate: &Estate) -> io::Result<()> {
         let listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
         loop {
-            let stream = match listener.accept().await {
+            let mut stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "a successor could not be heard");
@@ -168,10 +181,17 @@ impl Succession {
                     continue;
                 }
             };
-            match timeout(SERVES_WITHIN, estate.offer(stream)).await {
-                Ok(Ok(())) => return Ok(()),
+            match timeout(SERVES_WITHIN, estate.offer(&mut stream)).await {
+                Ok(Ok(())) => {
+                    self.inode = None;
+                    return Ok(());
+                }
                 Ok(Err(error)) => tracing::warn!(%error, "a successor asked and did not come to serve"),
-                Err(_) => tracing::warn!("a successor took too long to serve"),
+                Err(_) => {
+                    tracing::warn!("a successor took too long to serve");
+                    // Nothing else was written to it but the offer: there is room.
+                    let _heard = stream.try_write(STAYING);
+                }
             }
         }
     }
@@ -179,7 +199,7 @@ impl Succession {
 
 impl Drop for Succession {
     fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+        if self.inode.is_some() && inode(&self.path).ok() == self.inode {
             // Left behind, it says only that nobody listens there.
             let _gone = fs::remove_file(&self.path);
         }
@@ -187,11 +207,8 @@ impl Drop for Succession {
 }
 
 impl Estate {
-    async fn offer(&self, mut stream: tokio::net::UnixStream) -> io::Result<()> {
-        let user = socket_peercred(&stream)?.uid;
-        if user != geteuid() && !user.is_root() {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
+    async fn offer(&self, stream: &mut tokio::net::UnixStream) -> io::Result<()> {
+        is_ours(&*stream)?;
         let files = [self.http.as_fd(), self.admin.as_fd(), self.lock.as_fd()];
         let sent = stream.async_io(Interest::WRITABLE, || send(stream.as_fd(), &files)).await?;
         if sent != OFFER.len() {
@@ -204,6 +221,12 @@ impl Estate {
         }
         stream.write_all(LEAVING).await
     }
+}
+
+/// Refuses whoever is neither of this user nor root.
+fn is_ours(stream: impl AsFd) -> io::Result<()> {
+    let user = socket_peercred(stream)?.uid;
+    if user == geteuid() || user.is_root() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
 fn send(to: BorrowedFd<'_>, files: &[BorrowedFd<'_>; FILES]) -> io::Result<usize> {
@@ -240,7 +263,7 @@ mod tests {
         estate: &Estate,
         ask: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> (T, bool) {
-        let succession = Succession::open(path).unwrap();
+        let mut succession = Succession::open(path).unwrap();
         let path = path.to_owned();
         let mut asking = tokio::task::spawn_blocking(move || ask(&path));
         tokio::select! {
@@ -295,6 +318,35 @@ mod tests {
         .await;
         assert!(!replaced);
         assert_eq!(refused.setting, SETTING);
+    }
+
+    #[test]
+    fn one_that_is_gone_is_replaced_and_one_that_waits_no_longer_is_not() {
+        for (said, replaced) in [(STAYING, false), (LEAVING, true), (b"", true), (b"what?\n", false)] {
+            for first in [true, false] {
+                let (ours, mut theirs) = UnixStream::pair().unwrap();
+                theirs.write_all(said).unwrap();
+                // It may end with what it was told unread.
+                let held = first.then(|| theirs.try_clone().unwrap());
+                drop(theirs);
+                let replacing = std::thread::spawn(|| Predecessor(ours).replace());
+                drop(held);
+                assert_eq!(replacing.join().unwrap().is_ok(), replaced, "{said:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_come_to_serve_is_told_so_and_the_next_may_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, estate) = (dir.path().join("sock"), estate(dir.path()));
+        let mut succession = Succession::open(&path).unwrap();
+        let slow = connect(&path).unwrap().unwrap();
+        let asked = timeout(2 * SERVES_WITHIN, succession.replaced(&estate)).await;
+        assert!(asked.is_err(), "it goes on");
+        let late = inherit(slow).unwrap().predecessor.replace().unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "{late}");
+        assert!(path.exists());
     }
 
     #[test]

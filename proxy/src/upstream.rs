@@ -70,7 +70,8 @@ pub(crate) fn peer(target: &Target, protocol: Protocol) -> Option<Box<HttpPeer>>
         Protocol::Http1 => {}
         Protocol::Http2 => {
             options.alpn = ALPN::H2;
-            options.max_h2_streams = HTTP2_STREAMS_MAX;
+            // A connection that may carry more stays in Pingora's pool for whoever is next, and nobody comes for one's own.
+            options.max_h2_streams = if single { 1 } else { HTTP2_STREAMS_MAX };
         }
         Protocol::Tunnel => {
             options.custom_l4 = Some(Arc::new(TunnelConnect));
@@ -93,6 +94,7 @@ pub(crate) fn narrow_peer(connect: StraitConnect) -> Option<Box<HttpPeer>> {
     // TLS is spoken below what slows the answer down; above it everything is plain text.
     let mut peer = peer(&Target { tls_name: None, ..target.clone() }, connect.protocol)?;
     peer.group_key = fastrand::u64(5..);
+    peer.options.max_h2_streams = 1;
     peer.options.total_connection_timeout = Some(within.min(target.time_left));
     // Our own pauses are no silence of the instance.
     let pause = connect.limits.as_ref().map(|(_, limits)| Flow::new(*limits).pause_max());

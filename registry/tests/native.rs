@@ -233,9 +233,14 @@ async fn many_heartbeats_in_one_request_are_answered_one_by_one() {
 async fn instances_that_fall_silent_together_are_held_and_said_to_be() {
     let arguments = ["--self_preservation", "--min_ttl=200ms", "--default_ttl=3s", "--max_ttl=10m"];
     let registry = Running::start(&arguments).await;
+    let mut ids = Vec::new();
     for number in 0..12 {
-        registry.register("s", &format!("h:{number}"), "").await;
+        ids.push(registry.register("s", &format!("h:{number}"), "").await);
     }
+    // Renewed at one moment, so that they are overdue at one.
+    let renewed =
+        registry.json("PUT", "/api/v1/heartbeats", &serde_json::json!({ "ids": ids }).to_string()).await;
+    assert_eq!(renewed.status, 200, "{renewed:?}");
     let uptime = registry
         .eventually("/uptime", |reply| reply.value()["SELF_PRESERVATION"]["properties"]["held"] == 12);
     let component = uptime.await.value()["SELF_PRESERVATION"].clone();

@@ -252,7 +252,12 @@ impl Context {
     fn report(&self, cause: Cause, now: Instant) {
         let Some(Decision { outcome: Outcome::Forward(backend), .. }) = self.decision else { return };
         // Whoever calls chooses how long its call may take, and must not choose who is ejected.
-        let blameless = matches!(cause, Cause::Stalled | Cause::Expired);
+        let blameless = match cause {
+            Cause::Stalled | Cause::Expired => true,
+            // Towards clients of HTTP/2 that is also how an answer ends that had begun.
+            Cause::Late => self.call_left(now) == Some(Duration::ZERO),
+            _ => false,
+        };
         let Some(attempt) = self.attempt.as_ref().filter(|_| !blameless) else { return };
         let (endpoint, backend) = (attempt.in_flight.endpoint(), self.table.backend(backend));
         let (all, limits) = (&backend.endpoints, backend.live.limits());

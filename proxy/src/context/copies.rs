@@ -34,10 +34,7 @@ impl Context {
     pub(crate) fn copy_head(&mut self, head: impl FnOnce(&Self, Option<&str>) -> Option<Head>) {
         let Some(draft) = &self.copy else { return };
         let head = head(self, draft.host());
-        self.copied(|draft| {
-            draft.begin(head.ok_or(CopyLost::Failed)?);
-            Ok(())
-        });
+        self.copied(|draft| draft.begin(head.ok_or(CopyLost::Failed)?));
     }
 
     /// Adds a piece of the body, `end`: the last one.

@@ -62,7 +62,7 @@ fn a_copy_is_handed_over_when_its_head_and_all_of_its_body_are_there() {
     let mut world = world();
     let mut draft = world.draft();
     draft.take(b"hello", true).unwrap();
-    draft.begin(head("POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n"));
+    draft.begin(head("POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")).unwrap();
     assert!(!draft.is_whole(), "the body comes again");
     draft.take(b"hel", false).unwrap();
     assert!(!draft.is_whole());
@@ -121,11 +121,13 @@ fn bounds_are_kept_and_whoever_is_beyond_them_is_counted() {
     assert_eq!((world.held(), world.lost("no_room")), (0, 1));
     for _ in 0..COPIES_WAITING_MAX + 3 {
         let mut draft = world.draft();
-        draft.begin(head("GET /a HTTP/1.1\r\nHost: h\r\n\r\n"));
+        draft.begin(head("GET /a HTTP/1.1\r\nHost: h\r\n\r\n")).unwrap();
         draft.take(b"", true).unwrap();
         draft.send();
     }
     assert_eq!(world.lost("queue_full"), 3);
+    let of_a_copy = head("GET /a HTTP/1.1\r\nHost: h\r\nX-A8-Mirror: r\r\n\r\n");
+    assert_eq!(world.draft().begin(of_a_copy), Err(CopyLost::Copy));
 }
 
 #[test]

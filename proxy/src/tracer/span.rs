@@ -215,7 +215,7 @@ fn attributes(finished: &Finished) -> Vec<Attribute<'_>> {
 }
 
 /// The longest beginning that is whole characters.
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     let mut end = text.len().min(VALUE_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -233,10 +235,13 @@ async fn calls_are_copied_in_http2_and_everything_else_in_http1() {
     );
 }
 
-/// A gRPC instance that answers checks about a service with this message, framed, and this status.
-async fn checked_instance(message: &'static [u8], status: &'static str) -> SocketAddr {
+/// A gRPC instance that answers checks about a service with this message, framed, and this status; and how many
+/// connections it has.
+async fn checked_instance(message: &'static [u8], status: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
+    let open = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&open);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let service = service_fn(move |request: Request<Incoming>| async move {
@@ -254,16 +259,21 @@ async fn checked_instance(message: &'static [u8], status: &'static str) -> Socke
                 let answer = Response::builder().header("content-type", "application/grpc");
                 Ok::<_, Infallible>(answer.body(body).unwrap())
             });
-            let serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            tokio::spawn(serve.serve_connection(TokioIo::new(stream), service));
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                count.fetch_add(1, Ordering::Relaxed);
+                let serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ended = serve.serve_connection(TokioIo::new(stream), service).await;
+                count.fetch_sub(1, Ordering::Relaxed);
+            });
         }
     });
-    at
+    (at, open)
 }
 
 #[tokio::test]
 async fn instances_are_asked_for_their_health_in_the_words_of_grpc() {
-    let mut instances = Vec::new();
+    let (mut instances, mut connections) = (Vec::new(), Vec::new());
     for (message, status) in [
         (&b"\0\0\0\0\x02\x08\x01"[..], "0"),
         // Not serving; serving, but the call failed; nothing at all.
@@ -271,7 +281,9 @@ async fn instances_are_asked_for_their_health_in_the_words_of_grpc() {
         (b"\0\0\0\0\x02\x08\x01", "12"),
         (b"", "0"),
     ] {
-        instances.push(("s", "v1", checked_instance(message, status).await.to_string()));
+        let (at, open) = checked_instance(message, status).await;
+        instances.push(("s", "v1", at.to_string()));
+        connections.push(open);
     }
     let check = json!({"type": "grpc", "service": "pkg", "interval_s": 0.1, "unhealthy_threshold": 2});
     let rule = json!({"id": "h", "destination": "s", "health_check": check});
@@ -286,6 +298,14 @@ async fn instances_are_asked_for_their_health_in_the_words_of_grpc() {
     })
     .await;
     assert_eq!(proxy.metric(r#"a8_proxy_unhealthy_instances{service="s"}"#), Some(3.0));
+    // Each check has had a connection of its own.
+    proxy.apply(&[], &instances);
+    soon("the end of the checks' connections", async {
+        while connections.iter().any(|open| open.load(Ordering::Relaxed) > 0) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

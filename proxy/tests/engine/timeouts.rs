@@ -1,12 +1,21 @@
 //! How long one attempt may take, beside how long a request may.
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{self, Poll};
 use std::time::Duration;
 
-use http::HeaderMap;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy::server::Limits;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::http2::{Body, connect, empty, grpc_instance, request};
 use crate::support::{Conn, Instance, Proxy, actions, get, ok, post, route, soon};
@@ -218,6 +227,61 @@ async fn clients_without_patience_eject_nobody() {
     }
     statuses.sort_unstable();
     assert_eq!(statuses, ["0", "0", "0", "4", "4", "4"], "each has its turns");
+}
+
+/// The body of an answer that never goes on.
+struct Silence;
+
+impl hyper::body::Body for Silence {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+/// A gRPC instance that begins to answer and then says nothing more.
+async fn stalling_instance() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(|_: Request<Incoming>| async {
+                let answer = Response::builder().header("content-type", "application/grpc");
+                Ok::<_, Infallible>(answer.body(Silence).unwrap())
+            });
+            let serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(serve.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn clients_without_patience_eject_nobody_whose_answer_has_begun_either() {
+    let rule = json!({"id": "r", "destination": "s", "route": {"backends": [{"tags": ["v1"],
+        "resilience": {"consecutive_errors": 2}}]}});
+    let proxy = Proxy::with(&[rule], &[("s", "v1", stalling_instance().await.to_string())]);
+    let mut client = connect(&proxy).await;
+    // At once: the beginning of a later answer would make up for the end of an earlier one.
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        let call = request("/s/pkg.Service/Method")
+            .method("POST")
+            .header("content-type", "application/grpc")
+            .header("grpc-timeout", "400m");
+        calls.push(tokio::spawn(client.send_request(call.body(empty()).unwrap())));
+    }
+    for call in calls {
+        let answer = soon("the head", call).await.unwrap().unwrap();
+        assert!(soon("the end", answer.into_body().collect()).await.is_err());
+    }
+    assert_eq!(proxy.log(4).await[0]["response_flags"], "UT");
+    assert_eq!(proxy.metric(r#"a8_proxy_ejections_total{kind="consecutive_errors",service="s"}"#), None);
 }
 
 #[tokio::test]

@@ -54,15 +54,14 @@ async fn a_trace_goes_on_untouched_and_one_begins_where_there_is_none() {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen.len(), 3, "each request its own");
-    let head = arrives(
-        &mut instance,
-        &mut conn,
-        &mut upstream,
-        "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1\r\n",
-    )
-    .await;
-    assert_eq!(fields(&head, "b3"), ["80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1"]);
-    assert_eq!(fields(&head, "traceparent"), ["00-80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-00"]);
+    let zipkin = "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1";
+    // Whether it is recorded is left to whoever comes next, or is said.
+    for (said, parents) in [("", vec![]), ("-0", vec![format!("00-{zipkin}-00")])] {
+        let line = format!("b3: {zipkin}{said}\r\n");
+        let head = arrives(&mut instance, &mut conn, &mut upstream, &line).await;
+        assert_eq!(fields(&head, "b3"), [format!("{zipkin}{said}")]);
+        assert_eq!(fields(&head, "traceparent"), parents);
+    }
 }
 
 #[tokio::test]
