@@ -127,9 +127,10 @@ impl World {
     pub fn follow(&mut self, followed: &Followed, heard: &Heard, asked: Moment, now: Moment) {
         let epoch = &followed.position().epoch;
         if self.loaded && *epoch != self.epoch {
-            for (key, instance) in self.snapshot.instances() {
-                if !followed.instances().contains_key(key) {
-                    self.stale.insert(key.clone(), now + Duration::from_secs(instance.ttl.into()));
+            for instance in self.snapshot.instances().iter() {
+                let key = instance.key();
+                if !followed.instances().contains_key(&key) {
+                    self.stale.insert(key, now + Duration::from_secs(instance.ttl.into()));
                 }
             }
         }
@@ -155,9 +156,8 @@ impl World {
     }
 
     fn replace_all(&mut self, followed: &Followed) {
-        let gone: Vec<_> = (self.snapshot.instances().keys())
-            .filter(|key| !followed.instances().contains_key(*key) && !self.stale.contains_key(*key))
-            .cloned()
+        let gone: Vec<_> = (self.snapshot.instances().iter().map(|instance| instance.key()))
+            .filter(|key| !followed.instances().contains_key(key) && !self.stale.contains_key(key))
             .collect();
         for key in gone {
             self.delete(&key, Reason::Expired);
@@ -179,7 +179,7 @@ impl World {
 
     fn delete(&mut self, key: &InstanceKey, reason: Reason) {
         self.stale.remove(key);
-        if self.snapshot.instances().contains_key(key) {
+        if self.snapshot.instances().contains(key) {
             Arc::make_mut(&mut self.snapshot).delete_instance(key);
             self.touched.instances.insert(key.clone(), reason);
         }

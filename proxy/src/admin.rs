@@ -150,7 +150,7 @@ impl Parts {
         let state = State {
             revision: seen.snapshot.revision(),
             rules: seen.snapshot.rules().values().map(|rule| &**rule).collect(),
-            instances: seen.snapshot.instances().values().map(|instance| &**instance).collect(),
+            instances: seen.snapshot.instances().iter().map(|instance| &**instance).collect(),
             node: &self.node.node,
             identity: self.node.identity.label(),
             feed: feed(&seen),

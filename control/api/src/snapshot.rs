@@ -7,15 +7,16 @@ use std::sync::Arc;
 use registry_api::{ContentHash, Instance, InstanceId, InstanceKey, Namespace, Reason, ServiceName};
 use serde::{Deserialize, Serialize};
 
+use crate::instances::{Instances, differences};
 use crate::rule::{Rule, RuleId};
 
-/// Rules and instances of one namespace. Cloning is cheap per entry; hashes are kept up to date.
+/// Rules and instances of one namespace. A clone costs per rule and per service; hashes are kept up to date.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     namespace: Namespace,
     revision: u64,
     rules: BTreeMap<RuleId, Arc<Rule>>,
-    instances: BTreeMap<InstanceKey, Arc<Instance>>,
+    instances: Instances,
     faults_disabled: bool,
     rules_hash: ContentHash,
     instances_hash: ContentHash,
@@ -93,7 +94,7 @@ impl Snapshot {
     }
 
     /// By service, then id.
-    pub fn instances(&self) -> &BTreeMap<InstanceKey, Arc<Instance>> {
+    pub fn instances(&self) -> &Instances {
         &self.instances
     }
 
@@ -142,28 +143,36 @@ impl Snapshot {
             None => instance,
         };
         self.instances_hash = self.instances_hash.with(instance.content_hash());
-        if let Some(old) = self.instances.insert(instance.key(), instance) {
+        if let Some(old) = self.instances.put(instance) {
             self.instances_hash = self.instances_hash.without(old.content_hash());
         }
     }
 
     /// Takes an instance out, if it is there.
     pub fn delete_instance(&mut self, key: &InstanceKey) {
-        if let Some(old) = self.instances.remove(key) {
+        if let Some(old) = self.instances.take(key) {
             self.instances_hash = self.instances_hash.without(old.content_hash());
         }
     }
 
     /// The way from here to `newer`. `reason` says why an instance that is missing there went away.
     pub fn delta_to(&self, newer: &Self, reason: impl Fn(&InstanceKey) -> Reason) -> Delta {
-        let (rules_put, rules_delete) = difference(&self.rules, &newer.rules);
-        let (instances_put, gone) = difference(&self.instances, &newer.instances);
-        let instances_delete = gone
-            .into_iter()
-            .map(|key| Gone { reason: reason(&key), service_name: key.0, id: key.1 })
-            .collect();
-        let faults_disabled = newer.faults_disabled;
-        Delta { rules_put, rules_delete, instances_put, instances_delete, faults_disabled }
+        let mut delta = Delta { faults_disabled: newer.faults_disabled, ..Delta::default() };
+        differences(&self.rules, &newer.rules, |before, after| match (before, after) {
+            (_, Some(rule)) => delta.rules_put.push(Arc::clone(rule)),
+            (Some(gone), None) => delta.rules_delete.push(gone.id.clone()),
+            (None, None) => {}
+        });
+        self.instances.differences(&newer.instances, |before, after| match (before, after) {
+            (_, Some(instance)) => delta.instances_put.push(Arc::clone(instance)),
+            (Some(gone), None) => {
+                let (service_name, id) = gone.key();
+                let reason = reason(&(service_name.clone(), id.clone()));
+                delta.instances_delete.push(Gone { reason, service_name, id });
+            }
+            (None, None) => {}
+        });
+        delta
     }
 
     /// Goes the way of a delta.
@@ -177,37 +186,6 @@ impl Snapshot {
             .into_iter()
             .for_each(|gone| self.delete_instance(&(gone.service_name, gone.id)));
         delta.instances_put.into_iter().for_each(|instance| self.put_instance(instance));
-    }
-}
-
-/// What `new` holds that `old` does not hold equally, and the keys only `old` has. Entries that are the
-/// same allocation are equal without a look inside.
-fn difference<K: Ord + Clone, V: PartialEq>(
-    old: &BTreeMap<K, Arc<V>>,
-    new: &BTreeMap<K, Arc<V>>,
-) -> (Vec<Arc<V>>, Vec<K>) {
-    let (mut put, mut gone) = (Vec::new(), Vec::new());
-    let (mut left, mut right) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        match (left.peek(), right.peek()) {
-            (Some((l, a)), Some((r, b))) if l == r => {
-                if !Arc::ptr_eq(a, b) && a != b {
-                    put.push(Arc::clone(b));
-                }
-                left.next();
-                right.next();
-            }
-            (Some((l, _)), r) if r.is_none_or(|(r, _)| l < r) => {
-                gone.push((*l).clone());
-                left.next();
-            }
-            (_, Some((_, b))) => {
-                put.push(Arc::clone(b));
-                right.next();
-            }
-            (None, None) => return (put, gone),
-            (Some(_), None) => unreachable!("the second arm takes every left entry without a right one"),
-        }
     }
 }
 

@@ -76,7 +76,7 @@ impl SnapshotAnswer {
             full: true,
             faults_disabled: snapshot.faults_disabled(),
             rules: Some(snapshot.rules().values().cloned().collect()),
-            instances: Some(snapshot.instances().values().cloned().collect()),
+            instances: Some(snapshot.instances().iter().cloned().collect()),
             rules_put: None,
             rules_delete: None,
             instances_put: None,

@@ -38,7 +38,7 @@ impl Registry {
 }
 
 fn held(world: &World) -> Vec<&str> {
-    world.snapshot().instances().keys().map(|(_, id)| id.as_str()).collect()
+    world.snapshot().instances().iter().map(|instance| instance.id.as_str()).collect()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use control_api::Snapshot;
 use control_api::{
     Answer, Body, HeaderEdits, HealthCheck, Identity, Key, Mirror, RateLimit, Retries, Route, Rule, RuleId,
 };
-use registry_api::{Instance, InstanceId, ServiceName};
+use registry_api::{Instance, ServiceName};
 
 use crate::address::Address;
 use crate::backend::{Attach, Backend, Endpoint, Endpoints};
@@ -22,9 +22,6 @@ use crate::seed::rule_key;
 use crate::sieve::Sieve;
 use crate::split::Split;
 use crate::uri::Capture;
-
-/// Searching the instances of one service takes as long as walking past so many.
-const WALKED_PER_SEARCH: usize = 32;
 
 /// A service that has instances or rules.
 pub struct Service<A: Attach> {
@@ -267,26 +264,9 @@ fn copies(mirror: &Mirror) -> control_api::Backend {
 }
 
 impl<A: Attach> Pool<A> {
-    /// The pools of these services, which come in order.
+    /// The pools of these services.
     pub(crate) fn of_all<'n>(names: &'n [ServiceName], snapshot: &Snapshot, attach: &A) -> Pools<'n, A> {
-        let instances = snapshot.instances();
-        if names.len() * WALKED_PER_SEARCH < instances.len() {
-            let lowest = InstanceId::new("\0").expect("one character is not empty");
-            let own = |name: &ServiceName| {
-                let from = instances.range((name.clone(), lowest.clone())..);
-                let own = from.map(|(_, instance)| instance);
-                Self::of(name, own.take_while(|instance| instance.service_name == *name), attach)
-            };
-            return names.iter().map(|name| (name, own(name))).collect();
-        }
-        // Names and instances are in the same order.
-        let mut all = instances.values().peekable();
-        let own = |name: &'n ServiceName| {
-            while all.next_if(|instance| instance.service_name < *name).is_some() {}
-            let own = std::iter::from_fn(|| all.next_if(|instance| instance.service_name == *name));
-            (name, Self::of(name, own, attach))
-        };
-        names.iter().map(own).collect()
+        names.iter().map(|name| (name, Self::of(name, snapshot.instances().of(name), attach))).collect()
     }
 
     fn of<'s>(name: &ServiceName, instances: impl Iterator<Item = &'s Arc<Instance>>, attach: &A) -> Self {

@@ -90,6 +90,18 @@ impl<A: Attach> RouteTable<A> {
         self.services.iter().map(|service| &**service)
     }
 
+    /// The services that `other` does not share, sorted by name. Those that it does are not looked into.
+    pub fn apart_from<'t>(&'t self, other: &'t Self) -> impl Iterator<Item = &'t Service<A>> {
+        let mut others = other.services.iter().peekable();
+        let mut is_shared = move |service: &Arc<Service<A>>| {
+            others.next_if(|other| Arc::ptr_eq(other, service)).is_some() || {
+                while others.next_if(|other| other.name < service.name).is_some() {}
+                others.next_if(|other| Arc::ptr_eq(other, service)).is_some()
+            }
+        };
+        self.services.iter().filter(move |service| !is_shared(service)).map(|service| &**service)
+    }
+
     /// The service of this name.
     pub fn find(&self, name: &str) -> Option<ServiceIndex> {
         self.names.get(name).copied()

@@ -55,11 +55,12 @@ impl Stage {
     /// Puts a table in place.
     pub fn swap(&self, table: Table, source: Source, snapshot: Arc<Snapshot>, position: Position) {
         let old = self.tables.pin();
-        for service in table.services() {
+        for service in table.apart_from(&old) {
             service.live.set_instances(service.endpoints().len());
         }
-        let gone = |name: &str| table.find(name).is_none();
-        old.services().filter(|service| gone(service.name.as_str())).for_each(|s| s.live.set_instances(0));
+        for service in old.apart_from(&table).filter(|service| table.find(service.name.as_str()).is_none()) {
+            service.live.set_instances(0);
+        }
         drop(old);
         tracing::info!(
             source = source.as_str(),

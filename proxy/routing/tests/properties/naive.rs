@@ -187,7 +187,7 @@ pub(crate) fn made_of(snapshot: &Snapshot, name: &str) -> Vec<String> {
     let mut services: Vec<&str> = backends.chain(mirrors).map(AsRef::as_ref).collect();
     services.push(name);
     let instances =
-        snapshot.instances().values().filter(|instance| services.contains(&instance.service_name.as_str()));
+        snapshot.instances().iter().filter(|instance| services.contains(&instance.service_name.as_str()));
     let switch = rules.iter().any(|rule| !rule.actions().is_empty()).then(|| snapshot.faults_disabled());
     let rules = rules.iter().map(|rule| serde_json::to_string(rule).unwrap());
     rules
