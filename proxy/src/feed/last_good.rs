@@ -12,12 +12,17 @@ use control_api::{Snapshot, SnapshotAnswer, SnapshotUpdate};
 use registry_api::{ContentHash, Position};
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
+
 /// The file's name inside the data folder.
 pub const FILE: &str = "last-good.json";
 /// The largest file that is read.
 pub const FILE_MAX_BYTES: u64 = 512 << 20;
 /// The least time between two writes: a storm of changes must not become a storm of syncs.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a write in units of the time that the write took: a large snapshot that changes all the time must not
+/// keep a processor busy.
+const PAUSE_PER_WRITE: u32 = 20;
 /// Raised when the file's form changes; other forms are ignored.
 const FORMAT: u32 = 1;
 const HEADER_MAX_BYTES: usize = 256;
@@ -159,12 +164,14 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
             let Some((snapshot, at)) = state.next.take() else { return };
             drop(state);
+            let started = clock::now();
             match save(&self.dir, &snapshot, &at) {
                 Ok(()) => tracing::debug!(index = at.index, "last good snapshot saved"),
                 Err(error) => tracing::error!(%error, "last good snapshot cannot be saved"),
             }
             drop(snapshot);
-            let pause = self.news.wait_timeout_while(self.lock(), PAUSE, |state| !state.stop);
+            let pause = PAUSE.max(clock::now().saturating_duration_since(started) * PAUSE_PER_WRITE);
+            let pause = self.news.wait_timeout_while(self.lock(), pause, |state| !state.stop);
             drop(pause.unwrap_or_else(PoisonError::into_inner));
         }
     }
