@@ -3,6 +3,7 @@
 
 mod record;
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -23,11 +24,18 @@ pub const QUEUE_LINES_MAX: usize = 8192;
 /// How many bytes may wait to be written, those being written included.
 pub const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// How long lines are gathered before they are written: under load no request pays for waking the writer.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(100);
 /// The part of either bound at which lines are written at once.
 const HURRY_PART: usize = 4;
 /// Buffers that grew beyond this are given back.
 const KEPT_BYTES_MAX: usize = 1 << 20;
+/// The same for what a thread makes its lines in.
+const LINE_KEPT_BYTES_MAX: usize = 4 << 10;
+
+thread_local! {
+    /// Where lines of this thread are made, before anybody waits for the lock.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// The access log of one proxy. Dropping it writes what is queued.
 #[derive(Default)]
@@ -115,22 +123,12 @@ impl AccessLog {
     /// Queues one line. Never waits for the file.
     pub fn write(&self, record: &Record<'_>) {
         let Some(shared) = &self.shared else { return };
-        let line = record.to_line();
-        let mut queue = shared.queue();
-        if !queue.has_room_for(line.len()) {
-            drop(queue);
-            return shared.dropped.inc();
-        }
-        queue.text.extend_from_slice(&line);
-        queue.lines += 1;
-        let is_full =
-            queue.lines >= QUEUE_LINES_MAX / HURRY_PART || queue.text.len() >= QUEUE_BYTES_MAX / HURRY_PART;
-        let hurried = is_full && !std::mem::replace(&mut queue.hurry, is_full);
-        let woken = std::mem::take(&mut queue.asleep);
-        drop(queue);
-        if hurried || woken {
-            shared.wake.notify_one();
-        }
+        let mut line = LINE.take();
+        record.write_to(&mut line);
+        shared.queue_up(&line);
+        line.clear();
+        line.shrink_to(LINE_KEPT_BYTES_MAX);
+        LINE.set(line);
     }
 
     /// Opens the file anew, for whoever moved it away. Lines that are queued go to the new file.
@@ -170,6 +168,25 @@ impl Drop for AccessLog {
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never waits for the file.
+    fn queue_up(&self, line: &[u8]) {
+        let mut queue = self.queue();
+        if !queue.has_room_for(line.len()) {
+            drop(queue);
+            return self.dropped.inc();
+        }
+        queue.text.extend_from_slice(line);
+        queue.lines += 1;
+        let is_full =
+            queue.lines >= QUEUE_LINES_MAX / HURRY_PART || queue.text.len() >= QUEUE_BYTES_MAX / HURRY_PART;
+        let hurried = is_full && !std::mem::replace(&mut queue.hurry, is_full);
+        let woken = std::mem::take(&mut queue.asleep);
+        drop(queue);
+        if hurried || woken {
+            self.wake.notify_one();
+        }
     }
 
     /// Changes what the writer is to do, and has it done now.

@@ -52,7 +52,6 @@ impl Reports {
             return;
         }
         let upstream = context.upstream();
-        let host = upstream.map(|upstream| upstream.address.to_string()).unwrap_or_default();
         self.access_log.write(&Record {
             status,
             start: context.wall,
@@ -69,7 +68,7 @@ impl Reports {
             user_agent: received.user_agent,
             request_id: context.request_id.as_bytes(),
             authority: received.authority,
-            upstream_host: &host,
+            upstream: upstream.map(|upstream| upstream.address),
             fault_rule: context.fault_rule().unwrap_or_default(),
         });
     }
@@ -139,7 +138,7 @@ impl Reports {
             user_agent: b"",
             request_id: b"",
             authority: b"",
-            upstream_host: "",
+            upstream: None,
             fault_rule: "",
         });
     }

@@ -4,12 +4,13 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 /// The most bytes of one value; longer ones are cut. A head of 64 KiB must not become a line of 64 KiB.
 pub const VALUE_MAX_BYTES: usize = 4096;
-/// The trace pair of a request that no trace rule met, as the ancestors wrote it.
-const UNTRACED: (&str, &str) = ("gremlin_recipe_id", "-");
+/// The key of the trace that every line has, as the ancestors wrote it; `-` when no trace rule was met.
+const UNTRACED: &str = "gremlin_recipe_id";
 /// The fields of every line. A trace may not take their names.
 const FIELDS: [&str; 21] = [
     "status",
@@ -133,67 +134,87 @@ pub struct Record<'a> {
     pub request_id: &'a [u8],
     /// The authority.
     pub authority: &'a [u8],
-    /// The instance that answered, `ip:port`.
-    pub upstream_host: &'a str,
+    /// The instance that answered; `None` when none was called.
+    pub upstream: Option<SocketAddr>,
     /// The rule whose faults the request met; empty when it met none, and then not written.
     pub fault_rule: &'a str,
 }
 
+/// What stands in front of a value: a comma, the name of the field, a colon.
+macro_rules! before {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
+/// The same in front of a string.
+macro_rules! quoted {
+    ($name:literal) => {
+        concat!(before!($name), "\"")
+    };
+}
+
 impl Record<'_> {
-    /// The line, with its end.
-    pub fn to_line(&self) -> Vec<u8> {
-        let mut line = Line(Vec::with_capacity(640));
-        line.quoted("status", u64::from(self.status));
-        line.moment("start_time", self.start);
-        line.bare("request_time", millis(self.duration));
-        match self.upstream_duration {
-            Some(time) => line.quoted("upstream_response_time", millis(time)),
-            None => line.text("upstream_response_time", ""),
-        }
-        line.text("src", self.src);
-        line.text("dst", self.dst);
-        self.traces(&mut line);
-        line.key("message");
-        line.0.push(b'"');
-        line.escaped(cut(self.method));
-        line.0.push(b' ');
-        line.escaped(cut(self.path));
-        line.0.push(b' ');
+    /// Appends the line, with its end.
+    pub fn write_to(&self, text: &mut Vec<u8>) {
+        let mut line = Line(text);
+        line.put("{\"status\":\"");
         line.number(u64::from(self.status));
-        line.0.push(b'"');
-        line.text("module", "A8PROXY");
-        line.text("method", self.method);
-        line.text("path", self.path);
-        line.text("protocol", self.protocol);
+        line.moment(concat!("\"", quoted!("start_time")), self.start);
+        line.put(concat!("Z\"", before!("request_time")));
+        line.number(millis(self.duration));
+        line.put(quoted!("upstream_response_time"));
+        match self.upstream_duration {
+            Some(time) => line.number(millis(time)),
+            None => line.put("-"),
+        }
+        line.text(concat!("\"", quoted!("src")), self.src);
+        line.text(quoted!("dst"), self.dst);
+        self.traces(&mut line);
+        line.put(quoted!("message"));
+        line.escaped(cut(self.method));
+        line.put(" ");
+        line.escaped(cut(self.path));
+        line.put(" ");
+        line.number(u64::from(self.status));
+        line.text(concat!("\"", quoted!("module"), "A8PROXY\"", quoted!("method")), self.method);
+        line.text(quoted!("path"), self.path);
+        line.text(quoted!("protocol"), self.protocol);
+        line.put(quoted!("response_flags"));
         if self.flags == Flags::default() {
-            line.text("response_flags", "");
+            line.put("-");
         } else {
-            line.plain("response_flags", self.flags);
+            let _ = write!(line.0, "{}", self.flags);
         }
-        line.bytes("x_forwarded", self.x_forwarded);
-        line.bytes("user_agent", self.user_agent);
-        line.bytes("request_id", self.request_id);
-        line.bytes("auth", self.authority);
-        line.text("upstream_host", self.upstream_host);
-        line.seconds("upstream_response_time_s", self.upstream_duration.unwrap_or_default());
-        let since_1970 = self.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        line.bare("timestamp_ms", millis(since_1970));
+        line.bytes(concat!("\"", quoted!("x_forwarded")), self.x_forwarded);
+        line.bytes(quoted!("user_agent"), self.user_agent);
+        line.bytes(quoted!("request_id"), self.request_id);
+        line.bytes(quoted!("auth"), self.authority);
+        line.put(quoted!("upstream_host"));
+        match self.upstream {
+            Some(address) => line.address(address),
+            None => line.put("-"),
+        }
+        line.put(concat!("\"", before!("upstream_response_time_s")));
+        line.seconds(self.upstream_duration.unwrap_or_default());
+        line.put(before!("timestamp_ms"));
+        line.number(millis(self.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
         if !self.fault_rule.is_empty() {
-            line.text("fault_rule", self.fault_rule);
+            line.text(quoted!("fault_rule"), self.fault_rule);
         }
-        line.end()
+        line.put("}\n");
     }
 
-    fn traces(&self, line: &mut Line) {
+    fn traces(&self, line: &mut Line<'_>) {
         if self.traces.is_empty() {
-            return line.text(UNTRACED.0, UNTRACED.1);
+            return line.put(concat!(quoted!("gremlin_recipe_id"), "-\""));
         }
         for (at, (key, value)) in self.traces.iter().enumerate() {
             // One key twice makes a line that readers disagree about: the last one counts.
             if self.traces[at + 1..].iter().any(|(later, _)| later == key) {
                 continue;
             }
-            let taken = *key != UNTRACED.0 && FIELDS.contains(key);
+            let taken = *key != UNTRACED && FIELDS.contains(key);
             line.trace(if taken { "trace_" } else { "" }, key, value);
         }
     }
@@ -243,63 +264,41 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-struct Line(Vec<u8>);
+struct Line<'t>(&'t mut Vec<u8>);
 
-impl Line {
-    /// One of [`FIELDS`], which need no escaping.
-    fn key(&mut self, key: &str) {
-        self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
-        self.0.extend_from_slice(key.as_bytes());
-        self.0.extend_from_slice(b"\":");
+impl Line<'_> {
+    /// What needs no escaping.
+    fn put(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
     }
 
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key);
-        self.0.push(b'"');
+    fn text(&mut self, before: &str, value: &str) {
+        self.put(before);
         self.escaped(if value.is_empty() { "-" } else { cut(value) });
         self.0.push(b'"');
     }
 
-    fn bytes(&mut self, key: &str, value: &[u8]) {
+    fn bytes(&mut self, before: &str, value: &[u8]) {
         let value = &value[..value.len().min(VALUE_MAX_BYTES)];
-        // What is plain is text; nearly everything is.
+        // Nearly everything is text.
         match std::str::from_utf8(value) {
-            Ok(text) => self.text(key, text),
-            Err(_) => self.text(key, &String::from_utf8_lossy(value)),
+            Ok(text) => self.text(before, text),
+            Err(_) => self.text(before, &String::from_utf8_lossy(value)),
         }
     }
 
-    /// In UTC, with milliseconds; a clock may stand before 1970, which is written as 1970.
-    fn moment(&mut self, key: &str, at: SystemTime) {
+    /// In UTC, down to the digits of the millisecond; a clock may stand before 1970, which is written as 1970.
+    fn moment(&mut self, before: &str, at: SystemTime) {
         let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = since_1970.subsec_millis();
-        self.key(key);
-        self.0.push(b'"');
+        self.put(before);
         self.0.extend_from_slice(&second(since_1970.as_secs()));
-        self.0.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z', b'"']);
-    }
-
-    /// A string that needs no escaping.
-    fn plain(&mut self, key: &str, value: impl fmt::Display) {
-        self.key(key);
-        let _ = write!(self.0, "\"{value}\"");
-    }
-
-    fn quoted(&mut self, key: &str, value: u64) {
-        self.key(key);
-        self.0.push(b'"');
-        self.number(value);
-        self.0.push(b'"');
-    }
-
-    fn bare(&mut self, key: &str, value: u64) {
-        self.key(key);
-        self.number(value);
+        self.0.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis)]);
     }
 
     /// Seconds with as many digits as needed, down to a microsecond. Floating point would take far longer to write.
-    fn seconds(&mut self, key: &str, time: Duration) {
-        self.bare(key, time.as_secs());
+    fn seconds(&mut self, time: Duration) {
+        self.number(time.as_secs());
         let mut micros = time.subsec_micros();
         let mut digits = [b'0'; 6];
         for place in digits.iter_mut().rev() {
@@ -322,6 +321,19 @@ impl Line {
             value /= 10;
         }
         self.0.extend_from_slice(&digits[start..]);
+    }
+
+    /// `ip:port`. Nearly every instance has a short one, for which the general way takes as long as half a line.
+    fn address(&mut self, address: SocketAddr) {
+        let IpAddr::V4(ip) = address.ip() else {
+            let _ = write!(self.0, "{address}");
+            return;
+        };
+        for (octet, end) in ip.octets().into_iter().zip(*b"...:") {
+            self.number(u64::from(octet));
+            self.0.push(end);
+        }
+        self.number(u64::from(address.port()));
     }
 
     /// Both the key and the value are an operator's.
@@ -353,11 +365,6 @@ impl Line {
                 c => self.0.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        self.0.extend_from_slice(b"}\n");
-        self.0
     }
 }
 
