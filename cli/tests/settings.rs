@@ -118,8 +118,8 @@ const REGISTRY_SETTINGS: &[(&str, &str, &str, &str)] = &[
     ("jwt_keys", "", "a", "b"),
     ("tls_cert_file", "", "a", "b"),
     ("tls_key_file", "", "a", "b"),
-    ("self_preservation", "false", "true", "true"),
-    ("renewal_threshold", "0.85", "0.5", "0.6"),
+    ("eureka_self_preservation", "false", "true", "true"),
+    ("eureka_renewal_threshold", "0.85", "0.5", "0.6"),
     ("data_dir", "a8-data/registry", "a", "b"),
 ];
 

@@ -68,6 +68,8 @@ pub struct Catalog {
     edits: u64,
     // Exactly the instances that can expire.
     leases: Wheel,
+    // How many of these came by another protocol.
+    guests: usize,
     // Before this moment no renewal could be heard.
     heard_since: Timestamp,
     capacity: Option<usize>,
@@ -143,11 +145,11 @@ impl Catalog {
     }
 
     /// Removes every instance whose lease ran out strictly before `now` and that is not held, in the order of
-    /// their ids.
+    /// their ids. Only what came by another protocol is ever held (spec/registry.md 3.16).
     pub fn expire(&mut self, now: Timestamp) -> Vec<Change> {
         self.recent.sweep(now);
-        let leases = self.leases.len();
-        let mut overdue = Vec::new();
+        let guests = self.guests;
+        let (mut overdue, mut go) = (Vec::new(), Vec::new());
         for at in self.leases.due(now) {
             let deadline = self.entries.lease_at(at).deadline(self.heard_since);
             if now <= deadline {
@@ -157,18 +159,24 @@ impl Catalog {
             if now > deadline || self.preservation.held() > 0 {
                 let Some(held) = self.entries.at(at) else { continue };
                 let id = &held.entry.instance.id;
-                if now > deadline { overdue.push(id.clone()) } else { self.preservation.forget(id) }
+                match (now > deadline, is_guest(held.entry.extension.as_ref())) {
+                    (true, true) => overdue.push(id.clone()),
+                    (true, false) => go.push(id.clone()),
+                    (false, _) => self.preservation.forget(id),
+                }
             }
         }
         overdue.sort_unstable();
-        let judged = self.preservation.judge(overdue, leases, now);
+        let judged = self.preservation.judge(overdue, guests, now);
+        go.extend(judged.go);
+        go.sort_unstable();
         for id in judged.stay {
             if let Some(at) = self.entries.find(id.as_str()) {
                 self.leases.file(at, now.plus(preservation::LOOK_PERIOD));
             }
         }
         let mut changes = Vec::new();
-        for id in &judged.go {
+        for id in &go {
             changes.extend(self.remove(id, Reason::Expired, now));
             changes.extend(self.unshadow(id, now));
         }
@@ -384,6 +392,7 @@ impl Catalog {
             folded.insert(instance.service_name.clone());
         }
         let expiring = expires(&instance).then(|| lease.deadline(self.heard_since));
+        self.guests += usize::from(expiring.is_some() && is_guest(extension.as_ref()));
         let service_name = instance.service_name.clone();
         let at = self.entries.insert(Entry { instance, hash, bytes, extension, registered_at }, lease);
         let service = self.services.entry(service_name).or_default();
@@ -425,6 +434,7 @@ impl Catalog {
         self.leases.unfile(at);
         self.hash = self.hash.without(entry.hash);
         self.bytes -= entry.bytes;
+        self.guests -= usize::from(expires(&entry.instance) && is_guest(entry.extension.as_ref()));
         if let Some(count) = self.statuses.get_mut(entry.instance.status.as_str()) {
             *count -= 1;
             if *count == 0 {
@@ -458,6 +468,11 @@ impl Catalog {
 /// A name without its case.
 pub fn folded(name: &str) -> String {
     name.to_uppercase()
+}
+
+/// Whether an instance came by another protocol: what only that one can say is kept with it.
+fn is_guest(extension: Option<&Extension>) -> bool {
+    extension.is_some()
 }
 
 /// An operator took it out to look at it; it stays until somebody deletes it (spec/registry.md 1.6).

@@ -75,25 +75,25 @@ pub struct Settings {
         allow_hyphen_values = true
     )]
     pub namespace_capacity: String,
-    /// Hold silent instances while too many of a namespace are silent at once: for 15 minutes at most, then they
-    /// go little by little.
+    /// Hold silent instances of Eureka clients while too many of a namespace are silent at once: for 15 minutes at
+    /// most, then they go little by little.
     #[arg(
-        long = "self_preservation",
-        env = "A8_SELF_PRESERVATION",
+        long = "eureka_self_preservation",
+        env = "A8_EUREKA_SELF_PRESERVATION",
         num_args = 0..=1,
         default_missing_value = "true",
         default_value_t = false,
         action = clap::ArgAction::Set
     )]
-    pub self_preservation: bool,
-    /// The share of leases that must go on being renewed for silence to count as death.
+    pub eureka_self_preservation: bool,
+    /// The share of their leases that must go on being renewed for silence to count as death.
     #[arg(
-        long = "renewal_threshold",
-        env = "A8_RENEWAL_THRESHOLD",
+        long = "eureka_renewal_threshold",
+        env = "A8_EUREKA_RENEWAL_THRESHOLD",
         default_value = "0.85",
         allow_hyphen_values = true
     )]
-    pub renewal_threshold: String,
+    pub eureka_renewal_threshold: String,
     /// Directory of files with further instances, one `<namespace>.json` per namespace.
     #[arg(long = "fs_catalog", env = "A8_FS_CATALOG", default_value = "", value_name = "DIR")]
     pub fs_catalog: OsString,
@@ -219,7 +219,7 @@ impl Settings {
             tls: self.tls()?,
             ttl: self.ttl_limits()?,
             capacity: capacity(&self.namespace_capacity)?,
-            preserving: threshold(&self.renewal_threshold)?.filter(|_| self.self_preservation),
+            preserving: threshold(&self.eureka_renewal_threshold)?.filter(|_| self.eureka_self_preservation),
             fs_catalog: Some(self.fs_catalog).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             host: self.api_host,
             require_https: self.require_https,
@@ -314,8 +314,9 @@ fn capacity(text: &str) -> Result<Option<usize>, BadSetting> {
 }
 
 fn threshold(text: &str) -> Result<Option<Threshold>, BadSetting> {
-    let bad =
-        |problem: &dyn fmt::Display| BadSetting::new("renewal_threshold", format!("`{text}`: {problem}"));
+    let bad = |problem: &dyn fmt::Display| {
+        BadSetting::new("eureka_renewal_threshold", format!("`{text}`: {problem}"))
+    };
     let share = text.parse().map_err(|error: std::num::ParseFloatError| bad(&error))?;
     Threshold::new(share).map(Some).map_err(|error| bad(&error))
 }
@@ -372,10 +373,10 @@ mod tests {
             (&["--max_ttl", "-5s"], "max_ttl"),
             (&["--namespace_capacity", "-2"], "namespace_capacity"),
             (&["--namespace_capacity", "many"], "namespace_capacity"),
-            (&["--renewal_threshold", "0"], "renewal_threshold"),
-            (&["--renewal_threshold", "-1"], "renewal_threshold"),
-            (&["--renewal_threshold", "NaN"], "renewal_threshold"),
-            (&["--renewal_threshold", "most"], "renewal_threshold"),
+            (&["--eureka_renewal_threshold", "0"], "eureka_renewal_threshold"),
+            (&["--eureka_renewal_threshold", "-1"], "eureka_renewal_threshold"),
+            (&["--eureka_renewal_threshold", "NaN"], "eureka_renewal_threshold"),
+            (&["--eureka_renewal_threshold", "most"], "eureka_renewal_threshold"),
             (&["--store", "redis"], "store"),
             (&["--k8s_url", "http://k"], "k8s_url"),
             (&["--eureka_url", "http://e"], "eureka_url"),

@@ -7,7 +7,7 @@ pub mod error;
 pub mod eureka;
 pub mod fuzz;
 mod guard;
-mod health;
+pub mod health;
 pub mod listen;
 mod native;
 pub(crate) mod openapi;

@@ -10,36 +10,30 @@ use registry_api::setting::BadSetting;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::catalog_source::{CatalogSource, Sink};
+use crate::checks::Checks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::file_catalog::FileCatalog;
 use crate::http::auth::Modes;
 use crate::http::body::Bodies;
-use crate::http::eureka::Eureka;
+use crate::http::eureka::{Eureka, self_preservation};
 use crate::http::tls::Certificate;
-use crate::http::{App, RequestIds, listen, router};
+use crate::http::{App, RequestIds, health, listen, router};
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use crate::snapshot;
+use crate::snapshot_writer::SnapshotWriter;
 use crate::tenants::Tenants;
 
 /// How often leases are looked at; with the width of a slot this keeps expiry well within its second.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
-/// How soon the first change after a quiet time reaches the snapshot file.
-const SNAPSHOT_DELAY: Duration = Duration::from_millis(200);
-/// The shortest time from one snapshot file to the next.
-const SNAPSHOT_PERIOD: Duration = Duration::from_millis(500);
-/// The pause after a file that could not be written; each is reported.
-const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 /// How long the start waits for the first look of a read-only catalog.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
-/// A file that takes long to write is written less often: at most this share of the time goes into it.
-const SNAPSHOT_SHARE: u32 = 20;
 
 /// Serves until `shutdown` ends. `ready` is told the address once requests are answered; what was registered
 /// before the last stop is there by then. Ends within about two seconds: waiting polls are answered at once,
@@ -49,7 +43,7 @@ pub async fn serve(
     ready: impl FnOnce(&[(&'static str, SocketAddr)]),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), BadSetting> {
-    let dir = Arc::new(DataDir::open(&config.data_dir)?);
+    let dir = DataDir::open(&config.data_dir)?;
     let kept = snapshot::load(&dir)?;
     let clock = Clock::start();
     let metrics = Metrics::new();
@@ -65,6 +59,18 @@ pub async fn serve(
     let listener = bind(&config).await?;
     let address = listener.local_addr().map_err(|error| cannot_listen(&config, &error))?;
     let (close, closing) = watch::channel(false);
+    let checks = Checks::default();
+    let is_preserving = config.preserving.is_some();
+    let writer = SnapshotWriter::new(tenants.clone(), dir, metrics.clone());
+    checks.set("UPTIME", {
+        let clock = clock.clone();
+        move || health::running(&clock)
+    });
+    checks.set(self_preservation::COMPONENT, {
+        let tenants = tenants.clone();
+        move || self_preservation::health(&tenants, is_preserving)
+    });
+    checks.set("STORE", writer.health());
     let app = Arc::new(App {
         tenants,
         clock,
@@ -72,7 +78,7 @@ pub async fn serve(
         require_https: config.require_https,
         ttl: config.ttl,
         eureka: Eureka { compat: config.eureka, ..Eureka::default() },
-        preserving: config.preserving.is_some(),
+        checks,
         bodies: Bodies::default(),
         metrics: metrics.clone(),
         closing: closing.clone(),
@@ -80,7 +86,7 @@ pub async fn serve(
     });
 
     let sweeper = tokio::spawn(sweep(Arc::clone(&app), closing.clone()));
-    let writer = tokio::spawn(write_snapshots(Arc::clone(&app), Arc::clone(&dir), closing.clone()));
+    let follower = tokio::spawn(writer.clone().follow(closing.clone()));
     let connections = metrics.connections.clone();
     let listener =
         tokio::spawn(listen::listen(listener, tls, router(Arc::clone(&app)), connections, closing));
@@ -103,14 +109,14 @@ pub async fn serve(
     close.send_replace(true);
     // The listener first: what it still answers belongs into the last snapshot.
     for (name, task) in
-        [("listener", listener), ("sweeper", sweeper), ("writer", writer), ("refresher", fresh)]
+        [("listener", listener), ("sweeper", sweeper), ("writer", follower), ("refresher", fresh)]
     {
         if let Err(problem) = task.await {
             error!(module = "AMALGAM8", name, %problem, "a task ended badly");
         }
     }
     followed.shutdown().await;
-    write_snapshot(&app, &dir).await;
+    writer.write().await;
     Ok(())
 }
 
@@ -175,51 +181,6 @@ async fn sweep(app: Arc<App>, mut closing: watch::Receiver<bool>) {
         }
         app.tenants.expire(now);
     }
-}
-
-/// Writes the file soon after a change and at most twice a second, until the registry closes.
-async fn write_snapshots(app: Arc<App>, dir: Arc<DataDir>, mut closing: watch::Receiver<bool>) {
-    let mut written = app.tenants.changes();
-    let mut next = Instant::now();
-    loop {
-        tokio::select! {
-            biased;
-            _ = closing.wait_for(|closing| *closing) => return,
-            () = tokio::time::sleep(SNAPSHOT_DELAY) => {}
-        }
-        // Read first: a change during the writing counts for the next time.
-        let changes = app.tenants.changes();
-        let began = Instant::now();
-        if changes == written || began < next {
-            continue;
-        }
-        let pause = if write_snapshot(&app, &dir).await {
-            written = changes;
-            SNAPSHOT_PERIOD.max(began.elapsed() * SNAPSHOT_SHARE)
-        } else {
-            SNAPSHOT_RETRY
-        };
-        next = Instant::now() + pause;
-    }
-}
-
-/// Whether the file was written. A failure is reported and tried again; the registry goes on.
-async fn write_snapshot(app: &Arc<App>, dir: &Arc<DataDir>) -> bool {
-    let (writing_app, writing_dir) = (Arc::clone(app), Arc::clone(dir));
-    let written = tokio::task::spawn_blocking(move || {
-        let _timer = writing_app.metrics.snapshot_seconds.start_timer();
-        // Requests go first where there are more threads than processors.
-        let bytes = snapshot::encode(writing_app.tenants.contents(), std::thread::yield_now);
-        writing_dir.replace(snapshot::FILE, &bytes)
-    });
-    let problem = match written.await {
-        Ok(Ok(())) => return true,
-        Ok(Err(problem)) => problem.to_string(),
-        Err(problem) => problem.to_string(),
-    };
-    app.metrics.snapshot_failures.inc();
-    error!(module = "STORE", %problem, "the snapshot could not be written");
-    false
 }
 
 /// Names this life of the registry; not a secret.

@@ -76,6 +76,24 @@ async fn what_is_registered_reaches_the_disk_without_a_clean_stop() {
     running.stop().await;
 }
 
+/// Section 0.5.
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_told_until_it_can() {
+    let home = tempfile::tempdir().unwrap();
+    let running = Running::start_in(home.path(), &[]).await;
+    let in_the_way = home.path().join(FILE.to_owned() + ".new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    running.register("s", "h:1", "").await;
+    let unwell = running.eventually("/uptime", |reply| reply.status == 503).await.value();
+    assert_eq!((&unwell["STORE"]["healthy"], &unwell["UPTIME"]["healthy"]), (&false.into(), &true.into()));
+    assert!(unwell["STORE"]["properties"]["cause"].is_string(), "{unwell}");
+    assert_eq!(running.get("/api/v1/services").await.status, 200, "it goes on");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let well = running.eventually("/uptime", |reply| reply.status == 200).await.value();
+    assert_eq!(well["STORE"], serde_json::json!({"healthy": true}));
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_damaged_file_is_kept_under_another_name() {
     let home = tempfile::tempdir().unwrap();

@@ -211,16 +211,23 @@ fn ten_thousand_that_renew_stay_and_exactly_the_silent_go() {
     );
 }
 
+/// Section 3.16.
 #[test]
-fn silence_of_many_is_held_for_a_while_and_a_renewal_or_a_delete_ends_it() {
+fn silence_of_many_guests_is_held_for_a_while_and_a_renewal_or_a_delete_ends_it() {
     let mut catalog = Catalog::new(None).preserving(Some(Threshold::new(0.85).unwrap()));
     for number in 0..20 {
-        register(&mut catalog, "s", &format!("{number:02}"), at(0)).unwrap();
+        let guest = admitted("s", &format!("{number:02}"), "UP", 30).extended(Some(Extension::new("{}")));
+        catalog.apply(Command::Register(guest), at(0)).unwrap();
+    }
+    // What registered natively neither counts nor is held.
+    for number in 0..5 {
+        register(&mut catalog, "native", &format!("n{number}"), at(0)).unwrap();
     }
     for number in 0..10 {
         catalog.renew(&name(&format!("{number:02}")), at(20_000)).unwrap();
     }
-    assert_eq!(catalog.expire(at(30_001)), []);
+    let gone: Vec<_> = (0..5).map(|number| expired("native", &format!("n{number}"))).collect();
+    assert_eq!(catalog.expire(at(30_001)), gone);
     assert_eq!((catalog.len(), catalog.held(), catalog.leases()), (20, 10, 20));
     for number in 0..10 {
         catalog.renew(&name(&format!("{number:02}")), at(31_000)).unwrap();

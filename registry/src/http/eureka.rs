@@ -15,6 +15,7 @@ pub(super) mod openapi;
 mod problem;
 pub mod record;
 pub mod route;
+pub mod self_preservation;
 pub mod sent;
 pub mod show;
 pub mod words;

@@ -1,6 +1,7 @@
 //! The three routes without authentication: alive, uptime with the machine's load, metrics (spec/registry.md
 //! 0.5). They say nothing about any tenant but counts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use serde_json::{Value, json};
 
 use super::JSON;
 use super::openapi::Component;
 use super::state::App;
+use crate::checks::Health;
+use crate::clock::Clock;
 use crate::metrics;
 
 /// Whether the registry runs.
@@ -23,40 +25,37 @@ pub(super) async fn alive() -> StatusCode {
 
 /// How long it has run, and how its components are.
 #[utoipa::path(get, path = "/uptime", operation_id = "GetInfo",
-    responses((status = 200, description = "The components by name.", body = HashMap<String, Component>)))]
+    responses(
+        (status = 200, description = "The components by name, all of them healthy.", body = HashMap<String, Component>),
+        (status = 503, description = "The components by name, not all of them healthy.", body = HashMap<String, Component>),
+    ))]
 pub(super) async fn uptime(State(app): State<Arc<App>>) -> Response {
-    // Absent where there is no /proc; zeros then.
-    let loads = tokio::fs::read_to_string("/proc/loadavg").await.unwrap_or_default();
-    let [load_1m, load_5m, load_15m] = load_averages(&loads);
-    let mut body = json!({
-        "UPTIME": {
-            "healthy": true,
-            "properties": {
-                "uptime": go_duration(app.clock.uptime()),
-                "load_1m": load_1m,
-                "load_5m": load_5m,
-                "load_15m": load_15m,
-                "build_version": env!("CARGO_PKG_VERSION"),
-                "build_revision": option_env!("A8_BUILD_REVISION").unwrap_or("unknown"),
-                "build_date": option_env!("A8_BUILD_DATE").unwrap_or("unknown"),
-                // The key is part of the interface; the language is not.
-                "build_goversion": concat!("rust", env!("CARGO_PKG_RUST_VERSION")),
-            }
-        }
-    });
-    if app.preserving {
-        body["SELF_PRESERVATION"] = preservation(app.tenants.held());
-    }
-    ([(CONTENT_TYPE, JSON)], body.to_string()).into_response()
+    told(&app.checks.run().await)
 }
 
-/// Healthy also while it holds: that is what it is for. Which namespaces these are is nobody's business here.
-fn preservation((namespaces, instances): (usize, usize)) -> Value {
-    let mut properties = json!({ "active": namespaces > 0, "namespaces": namespaces, "held": instances });
-    if namespaces > 0 {
-        properties["message"] = json!("too many instances are silent at once; they are held for a while");
-    }
-    json!({ "healthy": true, "properties": properties })
+fn told(components: &BTreeMap<String, Health>) -> Response {
+    let well = components.values().all(|health| health.healthy);
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::to_vec(components).expect("components are plain data and always encode");
+    (status, [(CONTENT_TYPE, JSON)], body).into_response()
+}
+
+/// The component that is always there and always healthy: how long the registry has run, which one it is, and how much its
+/// machine has to do.
+pub fn running(clock: &Clock) -> Health {
+    // Absent where there is no /proc; zeros then.
+    let loads = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let [load_1m, load_5m, load_15m] = load_averages(&loads);
+    Health::well()
+        .with("uptime", go_duration(clock.uptime()))
+        .with("load_1m", load_1m)
+        .with("load_5m", load_5m)
+        .with("load_15m", load_15m)
+        .with("build_version", env!("CARGO_PKG_VERSION"))
+        .with("build_revision", option_env!("A8_BUILD_REVISION").unwrap_or("unknown"))
+        .with("build_date", option_env!("A8_BUILD_DATE").unwrap_or("unknown"))
+        // The key is part of the interface; the language is not.
+        .with("build_goversion", concat!("rust", env!("CARGO_PKG_RUST_VERSION")))
 }
 
 /// Series for Prometheus.
@@ -91,6 +90,24 @@ fn go_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Section 9.11 U5.
+    #[tokio::test]
+    async fn one_unhealthy_component_is_enough_for_503_and_all_are_named() {
+        let unwell = || Health::unwell("m", "c");
+        for (case, components, status) in [
+            ("U5 all healthy", [Health::well(), Health::well()], 200),
+            ("U5 one failing", [Health::well(), unwell()], 503),
+            ("U5 all failing", [unwell(), unwell()], 503),
+        ] {
+            let components = ["A".to_owned(), "B".to_owned()].into_iter().zip(components).collect();
+            let response = told(&components);
+            assert_eq!(response.status(), status, "{case}");
+            let body = axum::body::to_bytes(response.into_body(), 1_000).await.unwrap();
+            let shown: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(shown, serde_json::to_value(&components).unwrap(), "{case}");
+        }
+    }
 
     #[test]
     fn durations_print_as_in_go() {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::auth::Modes;
 use super::body::Bodies;
 use super::eureka::Eureka;
+use crate::checks::Checks;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registration::TtlLimits;
@@ -27,8 +28,8 @@ pub struct App {
     pub ttl: TtlLimits,
     /// What the Eureka API shares.
     pub eureka: Eureka,
-    /// Whether silent instances are held when too many are silent at once.
-    pub preserving: bool,
+    /// How the components are.
+    pub checks: Checks,
     /// The room for bodies.
     pub bodies: Bodies,
     /// The series.

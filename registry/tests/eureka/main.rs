@@ -14,6 +14,7 @@ mod mounts;
 mod peers;
 mod queries;
 mod registrations;
+mod self_preservation;
 mod sessions;
 
 use serde_json::{Value, json};

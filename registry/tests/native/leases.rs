@@ -36,6 +36,7 @@ async fn heartbeats_and_deletes_know_only_the_living() {
     registry.stop().await;
 }
 
+/// Section 1.3, for many at once.
 #[tokio::test]
 async fn many_heartbeats_in_one_request_are_answered_one_by_one() {
     let registry = Running::start(&[]).await;
@@ -78,36 +79,6 @@ async fn many_heartbeats_in_one_request_are_answered_one_by_one() {
         415
     );
     registry.stop().await;
-}
-
-/// Sections 0.5 and 3.16.
-#[tokio::test]
-async fn instances_that_fall_silent_together_are_held_and_said_to_be() {
-    let arguments = ["--self_preservation", "--min_ttl=200ms", "--default_ttl=3s", "--max_ttl=10m"];
-    let registry = Running::start(&arguments).await;
-    let mut ids = Vec::new();
-    for number in 0..12 {
-        ids.push(registry.register("s", &format!("h:{number}"), "").await);
-    }
-    // Renewed at one moment, so that they are overdue at one.
-    let renewed =
-        registry.json("PUT", "/api/v1/heartbeats", &serde_json::json!({ "ids": ids }).to_string()).await;
-    assert_eq!(renewed.status, 200, "{renewed:?}");
-    let uptime = registry
-        .eventually("/uptime", |reply| reply.value()["SELF_PRESERVATION"]["properties"]["held"] == 12);
-    let component = uptime.await.value()["SELF_PRESERVATION"].clone();
-    assert_eq!(
-        (component["healthy"].as_bool(), component["properties"]["active"].as_bool()),
-        (Some(true), Some(true))
-    );
-    assert!(component["properties"]["message"].is_string());
-    assert_eq!(registry.get("/api/v1/services/s").await.value()["instances"].as_array().unwrap().len(), 12);
-    let metrics = registry.get("/metrics").await;
-    assert!(metrics.text().contains("a8_registry_held_instances{namespace=\"default\"} 12"));
-    registry.stop().await;
-    let plain = Running::start(&[]).await;
-    assert!(plain.get("/uptime").await.value().get("SELF_PRESERVATION").is_none());
-    plain.stop().await;
 }
 
 /// Section 9.6 M17, M31, M37; section 1.6.
