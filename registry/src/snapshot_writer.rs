@@ -80,7 +80,8 @@ impl SnapshotWriter {
         let written = tokio::task::spawn_blocking(move || {
             let _timer = writer.metrics.snapshot_seconds.start_timer();
             // Requests go first where there are more threads than processors.
-            let bytes = snapshot::encode(writer.tenants.contents(), std::thread::yield_now);
+            let contents = writer.tenants.contents(std::thread::yield_now);
+            let bytes = snapshot::encode(contents, std::thread::yield_now);
             writer.dir.replace(snapshot::FILE, &bytes)
         });
         let problem = match written.await {

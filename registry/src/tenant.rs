@@ -8,7 +8,7 @@ use registry_api::{Change, InstanceId, Position, WatchAnswer};
 
 use crate::admitted::Admitted;
 use crate::bell::Bell;
-use crate::catalog::{Catalog, Command, Refused, Source};
+use crate::catalog::{Catalog, Command, Leased, Refused, Source};
 use crate::encodings::{Encodings, Shared};
 use crate::metrics::{Metrics, TenantMeters};
 use crate::news::{Held, News, Scope};
@@ -16,6 +16,9 @@ use crate::timestamp::Timestamp;
 
 /// How many leases are renewed in one go.
 const RENEWED_AT_ONCE_MAX: usize = 512;
+
+/// How many places are looked at in one go; some 0.1 ms.
+const COPIED_AT_ONCE_MAX: usize = 1_024;
 
 /// One namespace.
 #[derive(Debug)]
@@ -103,6 +106,19 @@ impl Tenant {
     /// Fills the empty catalog from a snapshot.
     pub fn restore(&self, kept: Vec<Admitted>, now: Timestamp) {
         self.write(|catalog| catalog.restore(kept, now));
+    }
+
+    /// Every instance that registered itself, copied in pieces with a `pause` between two: who wants to write waits for one
+    /// piece, however many there are. So it is not the catalog at one moment, but each instance as it was at some moment
+    /// during the call. Whatever changed meanwhile has been counted, and whoever looks at the count asks again.
+    pub fn registered(&self, mut pause: impl FnMut()) -> Vec<Leased> {
+        let mut copied = Vec::new();
+        let mut from = Some(0);
+        while let Some(place) = from {
+            from = self.read().copy_registered(place, COPIED_AT_ONCE_MAX, &mut copied);
+            pause();
+        }
+        copied
     }
 
     /// The catalog to read from. Held for a few lines, never across an await.

@@ -101,11 +101,10 @@ impl Tenants {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Every instance that registered itself, in order, for the snapshot file. A namespace that somebody only looked into is not
-    /// kept: it would count against [`NAMESPACES_MAX`] for ever.
-    pub fn contents(&self) -> Vec<(Namespace, Vec<Leased>)> {
-        let contents =
-            |(namespace, tenant): (_, Arc<Tenant>)| (namespace, tenant.read().registered().collect());
+    /// Every instance that registered itself, for the snapshot file; see [`Tenant::registered`]. A namespace that somebody
+    /// only looked into is not kept: it would count against [`NAMESPACES_MAX`] for ever.
+    pub fn contents(&self, mut pause: impl FnMut()) -> Vec<(Namespace, Vec<Leased>)> {
+        let contents = |(namespace, tenant): (_, Arc<Tenant>)| (namespace, tenant.registered(&mut pause));
         let all = self.all().into_iter().map(contents);
         all.filter(|(_, instances): &(_, Vec<_>)| !instances.is_empty()).collect()
     }
@@ -144,6 +143,6 @@ mod tests {
     fn what_somebody_only_looked_into_is_not_kept() {
         let tenants = Tenants::new("e", None, Metrics::new());
         tenants.open(&Namespace::new("looked-into").unwrap()).unwrap();
-        assert_eq!(tenants.contents(), []);
+        assert_eq!(tenants.contents(|| {}), []);
     }
 }

@@ -175,6 +175,43 @@ proptest! {
         }
     }
 
+    /// Whatever comes and goes between two pieces: who stays is copied as it is or was, and nobody is copied who was never
+    /// there.
+    #[test]
+    fn a_copy_in_pieces_misses_nobody_who_stays(
+        before in steps_with_sources(),
+        meanwhile in steps_with_sources(),
+        count in 1usize..6,
+    ) {
+        let mut catalog = Catalog::new(None);
+        let mut now = 1_000_000;
+        for step in &before {
+            take(&mut catalog, step, &mut now, |_, _| {});
+        }
+        let ours = |catalog: &Catalog| -> BTreeMap<InstanceId, Arc<Instance>> {
+            let all = catalog.instances().map(|leased| leased.instance);
+            all.filter(|it| !catalog.is_read_only(it.id.as_str())).map(|it| (it.id.clone(), it)).collect()
+        };
+        let mut stays: Vec<InstanceId> = ours(&catalog).into_keys().collect();
+        let mut ever: Vec<Arc<Instance>> = ours(&catalog).into_values().collect();
+        let (mut copied, mut from, mut steps) = (Vec::new(), Some(0), meanwhile.iter());
+        while let Some(place) = from {
+            from = catalog.copy_registered(place, count, &mut copied);
+            if let Some(step) = steps.next() {
+                take(&mut catalog, step, &mut now, |_, _| {});
+                let there = ours(&catalog);
+                stays.retain(|id| there.contains_key(id));
+                ever.extend(there.into_values());
+            }
+        }
+        for id in &stays {
+            prop_assert!(copied.iter().any(|leased| leased.instance.id == *id), "{} is missed", id);
+        }
+        for leased in &copied {
+            prop_assert!(ever.contains(&leased.instance), "{:?} was never there", leased.instance);
+        }
+    }
+
     #[test]
     fn a_lease_ends_after_its_deadline_and_within_a_second(steps in steps()) {
         // The law in its plainest form: per instance, when it must go; none for never.

@@ -122,6 +122,14 @@ impl Entries {
         Some(Held { at, entry, lease: &self.rows[at as usize].lease })
     }
 
+    /// The instances at so many places from one on, and the place behind them unless it is the end.
+    pub(super) fn from(&self, place: usize, count: usize) -> (impl Iterator<Item = Held<'_>>, Option<usize>) {
+        let end = place.saturating_add(count).min(self.entries.len());
+        let places = place.min(end)..end;
+        let next = (end < self.entries.len()).then_some(end);
+        (places.filter_map(|place| self.at(place as At)), next)
+    }
+
     /// The lease of an id.
     pub(super) fn lease(&self, id: &str) -> Option<&Lease> {
         self.find(id).map(|at| self.lease_at(at))

@@ -114,9 +114,13 @@ impl Catalog {
         changes
     }
 
-    /// The instances that registered themselves.
-    pub fn registered(&self) -> impl Iterator<Item = Leased> {
-        self.instances().filter(|leased| !self.read_only.shows(leased.instance.id.as_str()))
+    /// Copies those instances that registered themselves from the next `count` places, and says where to go on; `None` when
+    /// these were the last. An instance keeps its place for as long as it is registered, so between two calls others may
+    /// come and go, and no one who stays is missed.
+    pub fn copy_registered(&self, from: usize, count: usize, into: &mut Vec<Leased>) -> Option<usize> {
+        let (held, next) = self.entries.from(from, count);
+        into.extend(held.filter(|held| held.lease.is_ours()).map(|held| held.leased()));
+        next
     }
 
     /// How many instances registered themselves.

@@ -241,6 +241,28 @@ fn silence_of_many_guests_is_held_for_a_while_and_a_renewal_or_a_delete_ends_it(
     assert_eq!((catalog.len(), catalog.held()), (17, 0));
 }
 
+/// What the snapshot file is made from.
+#[test]
+fn a_copy_in_pieces_is_everybody_who_registered_and_no_piece_is_larger() {
+    let mut catalog = Catalog::new(None);
+    for number in 0..10 {
+        register(&mut catalog, "s", &format!("i{number}"), at(0)).unwrap();
+    }
+    catalog.replace_source(Source::File, elsewhere("s", &["f"]), at(0));
+    catalog.apply(Command::Deregister(name("i3")), at(0)).unwrap();
+    for count in [1, 3, 11, 100] {
+        let (mut copied, mut from) = (Vec::new(), Some(0));
+        while let Some(place) = from {
+            let before = copied.len();
+            from = catalog.copy_registered(place, count, &mut copied);
+            assert!(copied.len() - before <= count);
+        }
+        let mut ids: Vec<_> = copied.iter().map(|leased| leased.instance.id.as_str()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, ["i0", "i1", "i2", "i4", "i5", "i6", "i7", "i8", "i9"], "{count}");
+    }
+}
+
 fn elsewhere(service: &str, ids: &[&str]) -> Vec<Admitted> {
     ids.iter().map(|id| admitted(service, id, "", 0)).collect()
 }
@@ -265,7 +287,7 @@ fn what_comes_from_elsewhere_is_shown_and_nobody_renews_removes_or_counts_it() {
     assert_eq!(register(&mut catalog, "s", "more", at(1)), Err(Refused::Full));
     assert_eq!(register(&mut catalog, "s", "b", at(1)), Err(Refused::Full), "hiding one takes room too");
     assert_eq!(catalog.services().count(), 2);
-    assert_eq!((catalog.leases(), catalog.registered().count()), (1, 1));
+    assert_eq!((catalog.leases(), catalog.registered_len()), (1, 1));
     assert_eq!(catalog.expire(at(10_000_000)), [expired("s", "own")]);
     assert_eq!(shown(&catalog).len(), 3, "nothing from elsewhere expires");
     let gone = catalog.replace_source(Source::File, elsewhere("s", &["b"]), at(0));
