@@ -7,6 +7,7 @@ use std::sync::Arc;
 use registry_api::{Change, ContentHash, Instance, InstanceId, Reason, ServiceName, Status};
 
 use crate::admitted::{Admitted, Extension};
+use crate::census::{Census, Seen};
 use crate::history::{History, Recorded};
 use crate::lease::Lease;
 use crate::preservation::{self, Preservation, Threshold};
@@ -61,6 +62,7 @@ pub struct Catalog {
     // The services by their names in upper case, for protocols whose names have no case.
     folded: BTreeMap<String, BTreeSet<ServiceName>>,
     statuses: BTreeMap<String, usize>,
+    census: Census,
     hash: ContentHash,
     bytes: usize,
     history: History,
@@ -271,6 +273,16 @@ impl Catalog {
         self.statuses.iter().map(|(status, count)| (status.as_str(), *count))
     }
 
+    /// What is counted beside the number of instances.
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// What was observed since the last call.
+    pub fn take_seen(&mut self) -> Vec<Seen> {
+        self.census.take()
+    }
+
     /// One instance.
     pub fn get(&self, id: &str) -> Option<Leased> {
         self.entries.get(id).map(|held| held.leased())
@@ -325,6 +337,7 @@ impl Catalog {
                 held.lease.renew(now);
                 let at = held.at;
                 self.entries.registered_again(at, now);
+                self.census.registered(admitted.instance());
                 self.note(&id, Action::Added, now);
                 return Ok(changes);
             }
@@ -336,6 +349,7 @@ impl Catalog {
             None if full => return Err(Refused::Full),
             None => {}
         }
+        self.census.registered(admitted.instance());
         changes.extend(self.replace(admitted, now, now));
         self.note(&id, Action::Added, now);
         Ok(changes)
@@ -387,6 +401,7 @@ impl Catalog {
         self.take_out(&id);
         self.edits += 1;
         *self.statuses.entry(instance.status.as_str().to_owned()).or_default() += 1;
+        self.census.came(&instance);
         if !self.services.contains_key(&instance.service_name) {
             let folded = self.folded.entry(folded(instance.service_name.as_str())).or_default();
             folded.insert(instance.service_name.clone());
@@ -408,7 +423,11 @@ impl Catalog {
     }
 
     fn remove(&mut self, id: &InstanceId, reason: Reason, now: Timestamp) -> Option<Change> {
-        let service_name = self.entries.get(id.as_str())?.entry.instance.service_name.clone();
+        let held = self.entries.get(id.as_str())?;
+        let service_name = held.entry.instance.service_name.clone();
+        if held.lease.is_ours() {
+            self.census.ended(now.since(held.entry.registered_at));
+        }
         let service_before = self.service_hash(&service_name);
         self.note(id, Action::Deleted, now);
         self.take_out(id)?;
@@ -434,6 +453,7 @@ impl Catalog {
         self.leases.unfile(at);
         self.hash = self.hash.without(entry.hash);
         self.bytes -= entry.bytes;
+        self.census.went(&entry.instance);
         self.guests -= usize::from(expires(&entry.instance) && is_guest(entry.extension.as_ref()));
         if let Some(count) = self.statuses.get_mut(entry.instance.status.as_str()) {
             *count -= 1;

@@ -7,6 +7,7 @@ pub mod admitted;
 pub mod bell;
 pub mod catalog;
 pub mod catalog_source;
+pub mod census;
 pub mod checks;
 pub mod clock;
 pub mod config;

@@ -7,6 +7,8 @@ use prometheus::{
 };
 use registry_api::Namespace;
 
+use crate::census::Seen;
+
 /// How many namespaces have series of their own; later ones are counted together as [`OVERFLOW`].
 pub const NAMESPACE_SERIES_MAX: usize = 100;
 /// The `namespace` label of all namespaces beyond [`NAMESPACE_SERIES_MAX`].
@@ -22,7 +24,12 @@ pub struct Metrics {
     leases: IntGaugeVec,
     watchers: IntGaugeVec,
     held: IntGaugeVec,
+    with_metadata: IntGaugeVec,
+    with_tags: IntGaugeVec,
     expirations: IntCounterVec,
+    metadata_bytes: Histogram,
+    tags: Histogram,
+    lifetimes: Histogram,
     requests: IntCounterVec,
     latency: HistogramVec,
     answers: IntCounterVec,
@@ -49,6 +56,10 @@ pub struct TenantMeters {
     pub watchers: IntGauge,
     /// Silent instances that are held because too many are silent at once.
     pub held: IntGauge,
+    /// Instances with metadata.
+    pub with_metadata: IntGauge,
+    /// Instances with tags.
+    pub with_tags: IntGauge,
     /// Instances removed because their lease ran out.
     pub expirations: IntCounter,
 }
@@ -90,12 +101,17 @@ impl Metrics {
         )
         .expect(VALID);
         registry.register(Box::new(latency.clone())).expect(VALID);
-        let snapshot_seconds = Histogram::with_opts(HistogramOpts::new(
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let histogram = Histogram::with_opts(opts).expect(VALID);
+            registry.register(Box::new(histogram.clone())).expect(VALID);
+            histogram
+        };
+        let snapshot_seconds = histogram(
             "a8_registry_snapshot_duration_seconds",
             "Time to write the snapshot file.",
-        ))
-        .expect(VALID);
-        registry.register(Box::new(snapshot_seconds.clone())).expect(VALID);
+            prometheus::DEFAULT_BUCKETS,
+        );
         Self {
             instances: gauges("a8_registry_instances", "Registered instances of any status."),
             leases: gauges("a8_registry_leases", "Instances that expire unless renewed."),
@@ -103,6 +119,23 @@ impl Metrics {
             held: gauges(
                 "a8_registry_held_instances",
                 "Silent instances held because too many are silent at once.",
+            ),
+            with_metadata: gauges("a8_registry_metadata_instances", "Instances that carry metadata."),
+            with_tags: gauges("a8_registry_tags_instances", "Instances that carry tags."),
+            metadata_bytes: histogram(
+                "a8_registry_metadata_length_bytes",
+                "Length of the metadata of registrations that carry some.",
+                &[16.0, 64.0, 256.0, 512.0, 1_024.0],
+            ),
+            tags: histogram(
+                "a8_registry_tags_length",
+                "Number of tags of registrations that carry some.",
+                &[1.0, 2.0, 4.0, 8.0, 16.0, 64.0],
+            ),
+            lifetimes: histogram(
+                "a8_registry_instances_lifetime_seconds",
+                "Time from the last registration of an instance to its end.",
+                &[1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0],
             ),
             expirations: counters(
                 "a8_registry_expirations_total",
@@ -143,6 +176,8 @@ impl Metrics {
             leases: self.leases.with_label_values(&[label]),
             watchers: self.watchers.with_label_values(&[label]),
             held: self.held.with_label_values(&[label]),
+            with_metadata: self.with_metadata.with_label_values(&[label]),
+            with_tags: self.with_tags.with_label_values(&[label]),
             expirations: self.expirations.with_label_values(&[label]),
         }
     }
@@ -153,6 +188,17 @@ impl Metrics {
         let result = if failed { "failure" } else { "success" };
         self.requests.with_label_values(&[operation, result, status.as_str()]).inc();
         self.latency.with_label_values(&[operation]).observe(seconds);
+    }
+
+    /// Counts what a namespace observed. These series are of all namespaces together, so that they need no bound.
+    pub fn saw(&self, seen: &[Seen]) {
+        for seen in seen {
+            match seen {
+                Seen::Metadata { bytes } => self.metadata_bytes.observe(*bytes as f64),
+                Seen::Tags { count } => self.tags.observe(*count as f64),
+                Seen::Lived(lived) => self.lifetimes.observe(lived.as_secs_f64()),
+            }
+        }
     }
 
     /// Counts one answer to a watcher.

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+use prometheus::IntGauge;
 use registry_api::{Change, InstanceId, Position, WatchAnswer};
 
 use crate::admitted::Admitted;
@@ -169,6 +170,11 @@ impl Tenant {
         })
     }
 
+    fn gauges(&self) -> [&IntGauge; 5] {
+        let TenantMeters { instances, leases, held, with_metadata, with_tags, .. } = &self.meters;
+        [instances, leases, held, with_metadata, with_tags]
+    }
+
     fn encodings(&self) -> MutexGuard<'_, Encodings> {
         self.encodings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,16 +183,16 @@ impl Tenant {
     pub fn write<T>(&self, step: impl FnOnce(&mut Catalog) -> T) -> T {
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         let (edits, index) = (catalog.edits(), catalog.index());
-        let before = (catalog.len() as i64, catalog.leases() as i64);
-        let held = catalog.held() as i64;
+        let before = counts(&catalog);
         let outcome = step(&mut catalog);
-        let after = (catalog.len() as i64, catalog.leases() as i64);
+        let after = counts(&catalog);
         let (edited, changed) = (catalog.edits() != edits, catalog.index() != index);
-        let held = catalog.held() as i64 - held;
+        let seen = catalog.take_seen();
         drop(catalog);
-        self.meters.held.add(held);
-        self.meters.instances.add(after.0 - before.0);
-        self.meters.leases.add(after.1 - before.1);
+        for ((gauge, before), after) in self.gauges().into_iter().zip(before).zip(after) {
+            gauge.add(after - before);
+        }
+        self.metrics.saw(&seen);
         if edited {
             self.changes.fetch_add(1, Ordering::Relaxed);
         }
@@ -196,6 +202,14 @@ impl Tenant {
         }
         outcome
     }
+}
+
+/// What [`Tenant::gauges`] show, in the same order.
+fn counts(catalog: &Catalog) -> [i64; 5] {
+    let census = catalog.census();
+    let counts =
+        [catalog.len(), catalog.leases(), catalog.held(), census.with_metadata(), census.with_tags()];
+    counts.map(|count| count as i64)
 }
 
 /// A watcher that is waiting.

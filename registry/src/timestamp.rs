@@ -22,6 +22,11 @@ impl Timestamp {
         self.0
     }
 
+    /// How long after `earlier` this moment is; nothing when it is not.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
     /// This moment and `duration` more, in whole milliseconds.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {

@@ -241,6 +241,109 @@ fn silence_of_many_guests_is_held_for_a_while_and_a_renewal_or_a_delete_ends_it(
     assert_eq!((catalog.len(), catalog.held()), (17, 0));
 }
 
+fn carrying(id: &str, metadata_bytes: usize, tags: usize) -> Admitted {
+    let metadata = (metadata_bytes > 0).then(|| format!("\"{}\"", "x".repeat(metadata_bytes - 2)));
+    let plain = admitted("s", id, "UP", 30);
+    let instance = Instance {
+        metadata: metadata.map(|text| registry_api::Metadata::from_json(text).unwrap()),
+        tags: (0..tags).map(|number| number.to_string()).collect(),
+        ..Instance::clone(plain.instance())
+    };
+    Admitted::new(instance, plain.ttl())
+}
+
+/// The means of what was observed since the last call: of metadata, of tags, of lifetimes in seconds.
+fn means(catalog: &mut Catalog) -> [Option<f64>; 3] {
+    let mut sums = [(0.0, 0); 3];
+    for seen in catalog.take_seen() {
+        let (of, value) = match seen {
+            Seen::Metadata { bytes } => (0, bytes as f64),
+            Seen::Tags { count } => (1, count as f64),
+            Seen::Lived(lived) => (2, lived.as_secs_f64()),
+        };
+        sums[of] = (sums[of].0 + value, sums[of].1 + 1);
+    }
+    sums.map(|(sum, count)| (count > 0).then(|| sum / f64::from(count)))
+}
+
+/// Section 8.
+#[test]
+fn section_9_6_m33_m34_means_are_of_those_that_carry_something() {
+    for (case, registered, metadata, tags) in [
+        ("M33, M34 nobody", &[][..], None, None),
+        ("M33 ten", &[("a", 10, 0)], Some(10.0), None),
+        ("M33 ten and 26", &[("a", 10, 0), ("b", 26, 0)], Some(18.0), None),
+        ("M33 and one without", &[("a", 10, 0), ("b", 26, 0), ("c", 0, 0)], Some(18.0), None),
+        ("M34 two", &[("a", 0, 2)], None, Some(2.0)),
+        ("M34 two and four", &[("a", 0, 2), ("b", 0, 4)], None, Some(3.0)),
+        ("M34 and one without", &[("a", 0, 2), ("b", 0, 4), ("c", 0, 0)], None, Some(3.0)),
+        ("M33, M34 both", &[("a", 10, 2), ("b", 26, 4)], Some(18.0), Some(3.0)),
+    ] {
+        let mut catalog = Catalog::new(None);
+        for (id, bytes, count) in registered {
+            catalog.apply(Command::Register(carrying(id, *bytes, *count)), at(0)).unwrap();
+        }
+        assert_eq!(means(&mut catalog), [metadata, tags, None], "{case}");
+    }
+}
+
+/// Section 8.
+#[test]
+fn section_9_6_m35_m36_who_carries_something_is_counted_while_it_is_there() {
+    let small = Some(10);
+    let (larger, none) = (Some(30), Some(0));
+    for kind in ["M35 metadata", "M36 tags"] {
+        let mut catalog = Catalog::new(None);
+        for (step, (id, carries, expected)) in [
+            ("a", small, 1),
+            ("a", small, 1),
+            ("a", larger, 1),
+            ("a", none, 0),
+            ("a", small, 1),
+            ("b", none, 1),
+            ("b", None, 1),
+            ("a", None, 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let command = match carries {
+                Some(length) if kind.ends_with("tags") => Command::Register(carrying(id, 0, length)),
+                Some(length) => Command::Register(carrying(id, length, 0)),
+                None => Command::Deregister(name(id)),
+            };
+            catalog.apply(command, at(step as u64)).unwrap();
+            let census = catalog.census();
+            let counted = if kind.ends_with("tags") { census.with_tags() } else { census.with_metadata() };
+            assert_eq!(counted, expected, "{kind}, step {step}");
+            assert_eq!(census.with_tags() + census.with_metadata(), expected, "{kind} alone, step {step}");
+        }
+    }
+}
+
+/// Section 8.
+#[test]
+fn section_9_6_m38_lifetimes_are_those_of_the_instances() {
+    let mut catalog = Catalog::new(None);
+    for (id, since) in [("deleted", 0), ("again", 0), ("expired", 1_000)] {
+        register(&mut catalog, "s", id, at(since)).unwrap();
+    }
+    catalog.take_seen();
+    catalog.apply(Command::Deregister(name("deleted")), at(7_500)).unwrap();
+    assert_eq!(means(&mut catalog), [None, None, Some(7.5)], "M38 deleted");
+    // A lifetime counts from the last registration, as the ancestor has it.
+    register(&mut catalog, "s", "again", at(20_000)).unwrap();
+    catalog.renew(&name("again"), at(30_000)).unwrap();
+    catalog.expire(at(31_001));
+    assert_eq!(means(&mut catalog), [None, None, Some(30.001)], "M38 expired");
+    catalog.apply(Command::Deregister(name("again")), at(40_000)).unwrap();
+    assert_eq!(means(&mut catalog), [None, None, Some(20.0)], "M38 registered again");
+    // What lives elsewhere does not die here.
+    catalog.replace_source(Source::File, elsewhere("s", &["f"]), at(0));
+    catalog.replace_source(Source::File, vec![], at(50_000));
+    assert_eq!(means(&mut catalog), [None; 3]);
+}
+
 /// What the snapshot file is made from.
 #[test]
 fn a_copy_in_pieces_is_everybody_who_registered_and_no_piece_is_larger() {
