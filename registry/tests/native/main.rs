@@ -6,6 +6,7 @@
 mod support;
 
 mod access;
+mod ancestors;
 mod bodies;
 mod counts;
 mod leases;
