@@ -1,4 +1,4 @@
-//! Control and a registry that serves HTTPS alone, as real processes: whom control believes, and that it proves its
+//! Control and a registry that serves HTTPS alone (spec/registry.md 4.2, 4.5), as real processes: whom control believes, and that it proves its
 //! namespaces over the connection. What a watch says is another suite's matter.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the verdict of a test")]

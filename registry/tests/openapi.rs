@@ -189,6 +189,7 @@ fn path(route: &str, id: &str) -> String {
     if filled.ends_with("/watch") { format!("{filled}?wait=0") } else { filled }
 }
 
+/// Sections 0.4, 0.5, 1 and 11.
 #[tokio::test]
 async fn every_route_is_documented_and_every_documented_answer_is_given_as_it_says() {
     let home = tempfile::tempdir().unwrap();
@@ -271,6 +272,7 @@ fn instance(id: &str) -> String {
     .to_string()
 }
 
+/// Section 3.
 #[tokio::test]
 async fn every_documented_answer_of_eureka_is_given_as_it_says() {
     let registry = Running::start(&["--namespace_capacity=2"]).await;

@@ -213,6 +213,7 @@ proptest! {
     }
 
     #[test]
+/// Section 1.6.
     fn a_lease_ends_after_its_deadline_and_within_a_second(steps in steps()) {
         // The law in its plainest form: per instance, when it must go; none for never.
         let mut deadlines: BTreeMap<InstanceId, (u64, Option<u64>)> = BTreeMap::new();
@@ -249,6 +250,7 @@ proptest! {
     }
 
     #[test]
+/// Section 4.4.
     fn what_happens_in_one_namespace_leaves_the_others_as_they_were(
         script in prop::collection::vec((0usize..3, 0u8..8, any::<bool>()), 1..60),
     ) {

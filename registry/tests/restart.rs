@@ -18,6 +18,7 @@ fn client(registry: &Running, token: &str) -> RegistryClient {
     RegistryClient::new(&[format!("http://{}", registry.address)], Some(token)).unwrap()
 }
 
+/// Section 0.1: a namespace is never removed.
 #[tokio::test]
 async fn a_restart_keeps_every_namespace_and_watchers_notice_nothing() {
     let home = tempfile::tempdir().unwrap();
@@ -48,6 +49,7 @@ async fn a_restart_keeps_every_namespace_and_watchers_notice_nothing() {
     after.stop().await;
 }
 
+/// Section 1.6, after a restart.
 #[tokio::test]
 async fn leases_get_one_full_time_to_live_after_a_restart() {
     let home = tempfile::tempdir().unwrap();

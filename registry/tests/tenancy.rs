@@ -120,6 +120,18 @@ async fn tenants_with_equal_names_never_see_each_other_at_any_endpoint() {
         let listed = tenant.ask("GET", &format!("/api/v1/instances?tags={host}"), "").await.value();
         ids.push(listed["instances"][0]["id"].as_str().unwrap().to_owned());
     }
+    // The same application and id by Eureka as well.
+    for (tenant, host, more) in [
+        (&blue, "only-blue", r#","metadata":{"k":"only-blue"},"statusPageUrl":"http://only-blue/""#),
+        (&green, "only-green", ""),
+    ] {
+        let instance = format!(
+            r#"{{"instance":{{"app":"EUREKA","instanceId":"i","hostName":"{host}","ipAddr":"1","vipAddress":"{host}"{more}}}}}"#
+        );
+        assert_eq!(tenant.ask("POST", "/eureka/apps/EUREKA", &instance).await.status, 204);
+    }
+    let lost = "/eureka/apps/EUREKA/i/status?value=OUT_OF_SERVICE";
+    assert_eq!(blue.ask("PUT", lost, "").await.status, 200);
     let hash = blue.ask("GET", "/api/v1/watch?wait=0", "").await;
     let (epoch, index, hash) = (hash.header("a8-epoch"), hash.header("a8-index"), hash.header("a8-hash"));
     let blues = &ids[0];
@@ -145,6 +157,13 @@ async fn tenants_with_equal_names_never_see_each_other_at_any_endpoint() {
         ("GET", "/eureka/apps/SHOP".to_owned(), "", 200),
         ("GET", "/eureka/vips/shop".to_owned(), "", 200),
         ("GET", "/eureka/svips/shop".to_owned(), "", 404),
+        ("GET", "/eureka/apps/EUREKA".to_owned(), "", 200),
+        ("GET", "/eureka/apps/EUREKA/i".to_owned(), "", 200),
+        ("GET", "/eureka/instances/i".to_owned(), "", 200),
+        ("GET", "/eureka/vips/only-blu".to_owned(), "", 404),
+        ("PUT", "/eureka/apps/EUREKA/i".to_owned(), "", 200),
+        ("PUT", "/eureka/apps/EUREKA/i/metadata?k=v".to_owned(), "", 200),
+        ("POST", "/eureka/apps/EUREKA".to_owned(), "{\"instance\":{\"app\":\"other\"}}", 400),
         ("GET", format!("/eureka/instances/{blues}"), "", 404),
         ("GET", format!("/eureka/apps/SHOP/{blues}"), "", 404),
         ("PUT", format!("/eureka/apps/SHOP/{blues}"), "", 404),
@@ -160,7 +179,7 @@ async fn tenants_with_equal_names_never_see_each_other_at_any_endpoint() {
         assert_eq!(reply.status, status, "{method} {path}");
         let text = reply.text();
         assert!(!text.contains("only-blue") && !text.contains(blues), "{method} {path}: {text}");
-        assert!(!text.contains("STARTING"), "{method} {path}: {text}");
+        assert!(!text.contains("STARTING") && !text.contains("OUT_OF_SERVICE"), "{method} {path}: {text}");
     }
     assert_eq!(
         green.ask("GET", "/api/v1/services/shop", "").await.value()["instances"].as_array().unwrap().len(),
@@ -171,10 +190,36 @@ async fn tenants_with_equal_names_never_see_each_other_at_any_endpoint() {
     let path = format!("/api/v1/instances/{}", both.as_str().unwrap());
     assert_eq!(green.ask("DELETE", &path, "").await.status, 200);
     assert_eq!(blue.ask("PUT", &format!("{path}/heartbeat"), "").await.status, 200, "the other's is there");
+    // A poll that waits hears of its own alone, whatever the other does meanwhile.
+    let held = green.ask("GET", "/api/v1/watch?wait=0", "").await;
+    let place = |reply: &Reply| {
+        let header = |name| reply.header(name).to_owned();
+        format!("epoch={}&index={}&hash={}", header("a8-epoch"), header("a8-index"), header("a8-hash"))
+    };
+    let path = format!("/api/v1/watch?wait=20s&{}", place(&held));
+    let changes = async {
+        let waiting = r#"a8_registry_watchers{namespace="green"} 1"#;
+        registry.eventually("/metrics", |reply| reply.text().contains(waiting)).await;
+        for port in 0..20 {
+            let more = registration(&format!("only-blue{port}"), "");
+            assert_eq!(blue.ask("POST", "/api/v1/instances", &more).await.status, 201);
+        }
+        let metrics = registry.get("/metrics").await;
+        assert!(metrics.text().contains(waiting), "it still waits: {}", metrics.text());
+        assert_eq!(green.ask("POST", "/api/v1/instances", &registration("end", "")).await.status, 201);
+    };
+    let (news, ()) = tokio::join!(green.ask("GET", &path, ""), changes);
+    assert!(news.text().contains("end:80") && !news.text().contains("only-blue"), "{news:?}");
     let metrics = registry.get("/metrics").await;
-    for line in
-        [r#"a8_registry_instances{namespace="blue"} 2"#, r#"a8_registry_instances{namespace="green"} 1"#]
-    {
+    for line in [
+        r#"a8_registry_instances{namespace="blue"} 23"#,
+        r#"a8_registry_instances{namespace="green"} 3"#,
+        r#"a8_registry_metadata_instances{namespace="green"} 3"#,
+        r#"a8_registry_tags_instances{namespace="green"} 2"#,
+        // What is out of service has no lease; that is blue's alone.
+        r#"a8_registry_leases{namespace="blue"} 22"#,
+        r#"a8_registry_leases{namespace="green"} 3"#,
+    ] {
         assert!(metrics.text().lines().any(|found| found == line), "{line} in {}", metrics.text());
     }
     assert!(!metrics.text().contains("only-"));

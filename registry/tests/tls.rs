@@ -46,6 +46,7 @@ async fn get(registry: &Running, trusted: &CertificateDer<'static>, path: &str) 
     Ok(Reply::parse(&answer))
 }
 
+/// Section 4.5.
 #[tokio::test]
 async fn https_is_served_and_its_certificate_exchanged_without_a_restart() {
     let home = tempfile::tempdir().unwrap();
@@ -80,6 +81,7 @@ async fn https_is_served_and_its_certificate_exchanged_without_a_restart() {
     registry.stop().await;
 }
 
+/// Section 5.
 #[tokio::test]
 async fn a_start_without_a_usable_certificate_names_the_setting() {
     let home = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `GET /api/v1/watch` from outside: the two forms, the settled points of design.md 5, and that no change is
+//! `GET /api/v1/watch` from outside (design.md 5): the two forms, the settled points, and that no change is
 //! lost between two polls.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
@@ -165,6 +165,7 @@ async fn a_filtered_poll_sleeps_through_changes_elsewhere() {
     registry.stop().await;
 }
 
+/// Section 1.6.
 #[tokio::test]
 async fn an_expiry_reaches_watchers_with_its_reason() {
     let registry = Running::start(&["--min_ttl=100ms", "--default_ttl=10m"]).await;
@@ -283,6 +284,7 @@ async fn the_end_of_the_registry_answers_waiting_polls_at_once() {
     assert!(answer.starts_with("HTTP/1.1 304 "), "{answer}");
 }
 
+/// Section 4.4.
 #[tokio::test]
 async fn a_watch_of_one_namespace_hears_nothing_of_another() {
     let registry = Running::start(&["--auth_mode=trusted"]).await;

@@ -258,6 +258,28 @@ mod tests {
     }
 
     #[test]
+    fn section_9_6_m50_clones_are_equal_and_independent() {
+        let text = r#"{"id":"i","service_name":"s","endpoint":{"type":"http","value":"h:1"},"ttl":30,"status":"UP","tags":["t"],"metadata":{"k":1}}"#;
+        let original: Instance = serde_json::from_str(text).unwrap();
+        type Alter = fn(&mut Instance);
+        let alterations: [(&str, Alter); 6] = [
+            ("M50 endpoint type", |instance| instance.endpoint.kind = EndpointType::Tcp),
+            ("M50 endpoint value", |instance| instance.endpoint.value.push('0')),
+            ("M50 status", |instance| instance.status = Status::new("DOWN")),
+            ("M50 ttl", |instance| instance.ttl += 1),
+            ("M50 tags", |instance| instance.tags.push("u".to_owned())),
+            ("M50 metadata", |instance| instance.metadata = None),
+        ];
+        for (case, alter) in alterations {
+            let mut clone = original.clone();
+            assert_eq!(clone, original, "{case}");
+            alter(&mut clone);
+            assert_ne!(clone, original, "{case}");
+            assert_eq!(serde_json::to_string(&original).unwrap(), text, "{case}");
+        }
+    }
+
+    #[test]
     fn metadata_is_kept_byte_for_byte_and_a_heartbeat_is_no_content() {
         let text = r#"{"id":"i","service_name":"s","endpoint":{"type":"http","value":"h:1"},"metadata":{ "b" : 1,"a":[ ] }}"#;
         let instance: Instance = serde_json::from_str(text).unwrap();

@@ -64,3 +64,26 @@ async fn section_3_17_batches_of_peers_are_answered_item_by_item() {
     }
     running.stop().await;
 }
+
+/// What a replicated registration of the ancestor's cluster does, here by Eureka's batches.
+#[tokio::test]
+async fn section_9_7_g4_a_replicated_registration_opens_its_namespace() {
+    let running = Running::start(&["--auth_mode", "trusted"]).await;
+    let body = instance("A", "i", json!({}));
+    let info: Value = serde_json::from_str(&body).unwrap();
+    let item = json!({"appName": "A", "id": "i", "action": "Register", "instanceInfo": info["instance"]});
+    let batch = json!({ "replicationList": [item] }).to_string();
+    for namespace in ["unseen", "unseen-too"] {
+        let token = format!("Authorization: Bearer {namespace}");
+        let listed = async || {
+            let reply = running.send("GET", "/api/v1/instances", &[&token], "").await;
+            reply.value()["instances"].as_array().unwrap().len()
+        };
+        assert_eq!(listed().await, 0, "G4 {namespace}");
+        let reply =
+            running.send("POST", "/eureka/peerreplication/batch/", &[JSON, PEER, &token], &batch).await;
+        assert_eq!(reply.value()["responseList"][0]["statusCode"], 200, "G4 {namespace}: {reply:?}");
+        assert_eq!(listed().await, 1, "G4 {namespace}");
+    }
+    running.stop().await;
+}

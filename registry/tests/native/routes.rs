@@ -117,6 +117,7 @@ async fn health_routes_answer_as_the_spec_says() {
     registry.stop().await;
 }
 
+/// Section 1.2, over HTTP/2.
 #[tokio::test]
 async fn http_2_is_spoken_too_and_links_name_its_authority() {
     use http_body_util::{BodyExt, Full};
