@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use conformance::{Registry, Request, delete, eventually, get, never, post, put, within};
+use conformance::{
+    Connection, Launch, Registry, Request, delete, eventually, get, never, post, program, put, within,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -306,4 +308,26 @@ fn section_8_requests_are_logged_with_the_fields_and_names_of_the_ancestor() {
             assert_eq!(line["@version"].as_str(), (format == "logstash").then_some("1"), "{line}");
         }
     }
+}
+
+#[test]
+fn clients_that_hold_every_connection_leave_files_for_the_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    // 0 is the program, so that the shell's limit is the registry's.
+    let limited = Launch::other("sh").arg("-c").arg(r#"ulimit -n 150 && exec "$0" "$@""#).arg(program::a8());
+    let limited = limited.arg("registry").flag("api_host", "127.0.0.1").flag("data_dir", dir.path());
+    let process = limited.env("A8_API_PORT", "0").start("registry");
+    let at = process.address("api");
+    let mut kept = Connection::open(at).unwrap();
+    let idle: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(at).unwrap()).collect();
+    for number in 0..3 {
+        kept.send(&post("/api/v1/instances", &registration(&format!("s{number}"), "h:1"))).unwrap();
+        assert_eq!(kept.answer("POST").unwrap().status, 201);
+        eventually("it is on disk", || match std::fs::read_to_string(dir.path().join("registry.snapshot")) {
+            Ok(text) if text.contains(&format!("\"s{number}\"")) => Ok(()),
+            other => Err(format!("{other:.80?}")),
+        });
+    }
+    drop(idle);
+    let _ = get("/uptime").call(at).expect(200);
 }

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 
 use flate2::Compression;
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
 /// Compresses fast rather than small: the reader waits for it.
@@ -22,10 +22,11 @@ pub enum Undecodable {
     TooLong,
 }
 
-/// Decompresses at most `limit_bytes`.
+/// Decompresses at most `limit_bytes`. Several members behind each other are one text (RFC 1952 2.2); anything else behind
+/// the last one is damage.
 pub fn decompress(bytes: &[u8], limit_bytes: usize) -> Result<Vec<u8>, Undecodable> {
     let mut out = Vec::new();
-    let mut limited = GzDecoder::new(bytes).take(limit_bytes as u64 + 1);
+    let mut limited = MultiGzDecoder::new(bytes).take(limit_bytes as u64 + 1);
     limited.read_to_end(&mut out).map_err(|_| Undecodable::Damaged)?;
     if out.len() > limit_bytes { Err(Undecodable::TooLong) } else { Ok(out) }
 }
@@ -80,5 +81,10 @@ mod tests {
         assert_eq!(decompress(&compress(&text), 499), Err(Undecodable::TooLong));
         assert_eq!(decompress(&compress(&text)[..20], 500), Err(Undecodable::Damaged));
         assert_eq!(decompress(b"plain", 500), Err(Undecodable::Damaged));
+        let members = [compress(b"one, "), compress(b"two")].concat();
+        assert_eq!(decompress(&members, 500), Ok(b"one, two".to_vec()));
+        assert_eq!(decompress(&members, 7), Err(Undecodable::TooLong));
+        let trailed = [compress(b"text"), b"rubbish".to_vec()].concat();
+        assert_eq!(decompress(&trailed, 500), Err(Undecodable::Damaged));
     }
 }

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use prometheus::IntGauge;
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -24,8 +25,11 @@ use tokio_rustls::TlsAcceptor;
 use super::stall::Unstalled;
 use super::tls::HANDSHAKE_TIMEOUT;
 
-/// How many connections are served at once; further ones wait in the kernel's queue.
+/// How many connections are served at once, as far as there are files for them; further ones wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 50_000;
+/// How many of the files that the process may open are no connection's: the snapshot is written, keys and certificates
+/// are read, however many clients there are.
+pub const FILES_KEPT: usize = 64;
 /// How long a client may take for the head of a request, counted from the end of the previous one; so an
 /// idle connection is closed after this time too. Longer than the usual heartbeat.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -56,7 +60,7 @@ pub async fn listen(
     connections: IntGauge,
     mut closing: watch::Receiver<bool>,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(connections_max(getrlimit(Resource::Nofile).current)));
     let mut open = JoinSet::new();
     loop {
         // Ended connections are collected first, so that the set stays as large as what is open.
@@ -88,6 +92,13 @@ pub async fn listen(
         tracing::warn!(module = "API", connections = open.len(), "connections cut at the end of the drain");
         open.shutdown().await;
     }
+}
+
+/// How many connections a limit on open files allows.
+fn connections_max(open_files: Option<u64>) -> usize {
+    let open_files = open_files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    // A limit that leaves nothing is the operator's, who then hears of every file that is missing.
+    open_files.saturating_sub(FILES_KEPT).clamp(1, CONNECTIONS_MAX)
 }
 
 async fn accept(
@@ -183,5 +194,22 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_everything_else() {
+        for (open_files, connections) in [
+            (None, CONNECTIONS_MAX),
+            (Some(1_000_000), CONNECTIONS_MAX),
+            (Some(1_024), 1_024 - FILES_KEPT),
+            (Some(10), 1),
+        ] {
+            assert_eq!(connections_max(open_files), connections, "{open_files:?}");
+        }
     }
 }
