@@ -1,6 +1,8 @@
 //! Diagnostic messages: their level, their form, and the bridge from the `log` crate that Pingora speaks.
 //! They go to standard error; the proxy's access log is data and not written here.
 
+mod text;
+
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -40,7 +42,7 @@ impl FromStr for Level {
 /// The form of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// A line for people.
+    /// `key=value` for people.
     Text,
     /// One JSON object per line, with the field names of the ancestor (spec/registry.md 8).
     Json,
@@ -65,7 +67,7 @@ pub(crate) fn start(level: Level, format: LogFormat) {
     let targets = Targets::new().with_default(level.0).with_targets(capped);
     let to_stderr = layer::<Registry>().with_writer(io::stderr);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Text => to_stderr.boxed(),
+        LogFormat::Text => to_stderr.event_format(text::Text).boxed(),
         LogFormat::Json => to_stderr.event_format(ANCESTOR).boxed(),
         LogFormat::Logstash => to_stderr.event_format(LOGSTASH).boxed(),
     };

@@ -86,7 +86,9 @@ fn first_message(format: &str) -> String {
 fn messages_have_the_asked_form() {
     let text = first_message("text");
     assert!(
-        text.contains(" WARN ") && text.contains("cannot register or renew service=\"ratings\""),
+        text.starts_with("time=")
+            && text.contains(" level=warn msg=\"cannot register or renew\" ")
+            && text.contains(" service=ratings"),
         "{text}"
     );
     let json: Value = serde_json::from_str(&first_message("json")).unwrap();
