@@ -1,8 +1,13 @@
 //! Which pairs of neighbouring bytes a header value holds, so that a hundred patterns over one header cost
 //! little more than one. It never says no to a value that holds the text; it may say yes to one that does not.
 
+use crate::pattern::is_dotted;
+
 /// The pairs of one value, as a small Bloom filter; in the word behind it [`ANY`] alone is set.
-pub(crate) struct Bigrams(Bits);
+pub(crate) struct Bigrams {
+    bits: Bits,
+    is_dotted: bool,
+}
 
 /// What a text needs of a value's pairs.
 pub(crate) struct Needle(Box<[u16]>);
@@ -29,17 +34,22 @@ impl Bigrams {
         for pair in value.windows(2) {
             set(&mut bits, bit(pair[0], pair[1]));
         }
-        Self(bits)
+        Self { bits, is_dotted: is_dotted(value) }
     }
 
     /// The bits that it has.
     pub(crate) fn bits(&self) -> &Bits {
-        &self.0
+        &self.bits
+    }
+
+    /// Whether a dot stands for each byte of the value.
+    pub(crate) fn is_dotted(&self) -> bool {
+        self.is_dotted
     }
 
     /// False only if the value surely does not contain the needle's text.
     pub(crate) fn may_contain(&self, needle: &Needle) -> bool {
-        needle.0.iter().all(|bit| has(&self.0, *bit))
+        needle.0.iter().all(|bit| has(&self.bits, *bit))
     }
 }
 

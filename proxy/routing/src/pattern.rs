@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use control_api::HeaderPattern;
+use memchr::{memchr, memchr_iter};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Dot, Hir, HirKind, Look};
@@ -57,8 +58,8 @@ impl Pattern {
         match &self.test {
             Test::Equals(text) => **text == *value,
             Test::Part(separator, text, regex) if may() => {
-                if value.iter().all(|byte| byte.is_ascii() && *byte != b'\n') {
-                    value.split(|byte| byte == separator).any(|part| *part == **text)
+                if grams.map_or_else(|| is_dotted(value), Bigrams::is_dotted) {
+                    has_part(value, *separator, text)
                 } else {
                     regex.is_match(value)
                 }
@@ -67,6 +68,18 @@ impl Pattern {
             Test::Part(..) | Test::Regex(_) => false,
         }
     }
+}
+
+/// Whether a dot stands for each of its bytes.
+pub(crate) fn is_dotted(value: &[u8]) -> bool {
+    value.is_ascii() && memchr(b'\n', value).is_none()
+}
+
+/// Whether `text`, which holds no separator, is all that is between two separators, or between one and an end.
+fn has_part(value: &[u8], separator: u8, text: &[u8]) -> bool {
+    let ends = memchr_iter(separator, value).chain([value.len()]);
+    let mut begin = 0;
+    ends.into_iter().any(|end| value[std::mem::replace(&mut begin, end + 1)..end] == *text)
 }
 
 /// The patterns in use, carried from table to table. It is locked only while a table is compiled.

@@ -23,15 +23,15 @@ pub(crate) struct Sieve {
 struct Stretch {
     /// The rarest of each.
     needed: Bits,
-    /// Where the masks for the bits of each word of `needed` begin.
-    begins: [u8; WORDS],
-    /// The rules that need it, for every bit of `needed` in its order.
+    /// For every bit where its mask is; counting the bits before it takes longer.
+    places: Box<[u8; BITS]>,
+    /// The rules that need a bit of `needed`, in its order.
     masks: Box<[u64]>,
     /// The second of each rule.
     seconds: Box<[u16]>,
 }
 
-const WORDS: usize = NOTHING.len();
+const BITS: usize = ANY as usize + 1;
 
 impl Sieve {
     /// `None` where asking each rule costs less.
@@ -63,23 +63,23 @@ impl Stretch {
         for (at, [first, _]) in chosen.iter().enumerate() {
             *masks.entry(*first).or_default() |= 1 << at;
         }
-        let (mut needed, mut begins) = ([0; WORDS], [0; WORDS]);
-        masks.keys().for_each(|bit| bigrams::set(&mut needed, *bit));
-        for word in 1..WORDS {
-            begins[word] = begins[word - 1] + needed[word - 1].count_ones() as u8;
+        let (mut needed, mut places) = ([0; NOTHING.len()], Box::new([0; BITS]));
+        for (place, bit) in (0..).zip(masks.keys()) {
+            bigrams::set(&mut needed, *bit);
+            places[usize::from(*bit)] = place;
         }
         let seconds = chosen.iter().map(|[_, second]| *second).collect();
-        Self { needed, begins, masks: masks.into_values().collect(), seconds }
+        Self { needed, places, masks: masks.into_values().collect(), seconds }
     }
 
     /// The rules that a value with these bits leaves; the lowest bit is the first of them.
     fn left(&self, bits: &Bits) -> u64 {
         let mut left = 0;
-        for ((needed, begin), word) in self.needed.iter().zip(self.begins).zip(bits) {
-            let mut hits = needed & word;
+        for (word, (needed, there)) in self.needed.iter().zip(bits).enumerate() {
+            let mut hits = needed & there;
             while hits != 0 {
-                let before = needed & ((1 << hits.trailing_zeros()) - 1);
-                left |= self.masks[usize::from(begin) + before.count_ones() as usize];
+                let place = self.places[word * 64 + hits.trailing_zeros() as usize];
+                left |= self.masks[usize::from(place)];
                 hits &= hits - 1;
             }
         }
