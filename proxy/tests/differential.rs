@@ -18,8 +18,8 @@ mod hostile;
 mod instance;
 #[path = "differential/strict.rs"]
 mod strict;
-#[path = "engine/support.rs"]
-#[allow(dead_code, reason = "the suite of one engine needs more of it")]
+#[path = "engine/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the suite of one engine needs more of it")]
 mod support;
 
 use std::collections::HashMap;

@@ -9,8 +9,8 @@
 mod client;
 #[path = "soak/instance.rs"]
 mod instance;
-#[path = "engine/support.rs"]
-#[allow(dead_code, reason = "the suite of one engine needs more of it")]
+#[path = "engine/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the suite of one engine needs more of it")]
 mod support;
 
 use std::sync::Arc;
