@@ -25,8 +25,10 @@ pub(crate) use sender::run;
 
 /// A body longer than this is not copied, its chunks' framing included; as much is kept to be sent again.
 pub(crate) const COPY_BODY_BYTES_MAX: usize = REPLAY_BYTES_MAX as usize;
-/// All bodies of copies together, from their first byte to the end of the copy's answer. Beyond it copies are lost.
+/// All copies together, heads and bodies, from their first byte to the end of the copy's answer. Beyond it copies are lost.
 const COPIES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a field holds beside its text.
+const FIELD_BYTES: usize = size_of::<(HeaderName, HeaderValue)>();
 /// Copies that wait for their turn to be sent. Beyond it copies are lost.
 const COPIES_WAITING_MAX: usize = 1024;
 /// From the connection to the end of the answer.
@@ -141,10 +143,13 @@ impl Draft {
         if head.fields.contains_key(MARKER) {
             return Err(CopyLost::Copy);
         }
-        self.head = Some(head);
         self.ended = false;
         self.body.clear();
         self.room.give_back();
+        if !self.room.take(head.bytes()) {
+            return Err(CopyLost::NoRoom);
+        }
+        self.head = Some(head);
         Ok(())
     }
 
@@ -211,6 +216,12 @@ impl Head {
             fields,
             protocol: Protocol::Http1,
         })
+    }
+
+    /// What it holds, as it is counted against [`COPIES_BYTES_MAX`].
+    fn bytes(&self) -> usize {
+        let fields = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+        self.target.len() + fields.sum::<usize>()
     }
 
     /// The fields of the copy: without those of one hop and of the framing, which is written anew, and marked.

@@ -62,17 +62,19 @@ fn a_copy_is_handed_over_when_its_head_and_all_of_its_body_are_there() {
     let mut world = world();
     let mut draft = world.draft();
     draft.take(b"hello", true).unwrap();
-    draft.begin(head("POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")).unwrap();
+    let posted = head("POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n");
+    let whole = posted.bytes() + 5;
+    draft.begin(posted).unwrap();
     assert!(!draft.is_whole(), "the body comes again");
     draft.take(b"hel", false).unwrap();
     assert!(!draft.is_whole());
     draft.take(b"lo", true).unwrap();
     assert!(draft.is_whole());
-    assert_eq!(world.held(), 5);
+    assert_eq!(world.held(), whole);
     draft.send();
     let letter = world.queue.try_recv().unwrap();
     assert_eq!((&letter.body[..], &letter.head.target[..]), (&b"hello"[..], &b"/a?b"[..]));
-    assert_eq!(world.held(), 5, "until its answer is read");
+    assert_eq!(world.held(), whole, "until its answer is read");
     drop(letter);
     assert_eq!(world.held(), 0);
     drop(world.draft());
@@ -128,6 +130,21 @@ fn bounds_are_kept_and_whoever_is_beyond_them_is_counted() {
     assert_eq!(world.lost("queue_full"), 3);
     let of_a_copy = head("GET /a HTTP/1.1\r\nHost: h\r\nX-A8-Mirror: r\r\n\r\n");
     assert_eq!(world.draft().begin(of_a_copy), Err(CopyLost::Copy));
+}
+
+#[test]
+fn heads_count_against_the_bound_as_bodies_do() {
+    let world = world();
+    let large = format!("GET /a HTTP/1.1\r\nHost: h\r\nX-Large: {}\r\n\r\n", "x".repeat(60_000));
+    let (mut drafts, mut begun) = (Vec::new(), Ok(()));
+    while begun.is_ok() && drafts.len() < 2 * COPIES_BYTES_MAX / 60_000 {
+        let mut draft = world.draft();
+        begun = draft.begin(head(&large));
+        drafts.push(draft);
+    }
+    assert_eq!((begun, drafts.len() - 1), (Err(CopyLost::NoRoom), COPIES_BYTES_MAX / head(&large).bytes()));
+    drop(drafts);
+    assert_eq!(world.held(), 0);
 }
 
 #[test]
