@@ -182,6 +182,28 @@ fn hosts_name_services_of_the_namespace_that_control_says_also_without_control()
 }
 
 #[test]
+fn a_file_that_does_not_say_whose_it_is_serves_until_control_says_everything() {
+    let (dir, control) = (dir(), FakeControl::start());
+    let mut blue = snapshot(1, &["127.0.0.1:1"]);
+    blue.set_namespace(registry_api::Namespace::new("blue").unwrap());
+    // As it was written before files said it.
+    let unnamed = control_api::SnapshotAnswer::full(EPOCH, 7, &snapshot(1, &["127.0.0.1:1"]));
+    let body = serde_json::to_string(&unnamed).unwrap();
+    let header = serde_json::json!({"a8_last_good": 1, "checksum": ContentHash::of(body.as_bytes())});
+    std::fs::write(dir.path().join(proxy::feed::last_good::FILE), format!("{header}\n{body}")).unwrap();
+    let proxy = Proxy::start(dir.path(), &[control.url()]);
+    assert!(proxy.serves());
+    assert_eq!(proxy.outcome_of("reviews.blue.a8", "/x"), Outcome::Refuse(Refusal::UnknownService));
+    assert_eq!(control.poll(0).says(), (0, None), "nothing is acknowledged, so that everything is said");
+    control.full(7, &blue);
+    assert_eq!(control.poll(1).says(), (7, None));
+    assert!(matches!(proxy.outcome_of("reviews.blue.a8", "/x"), Outcome::Forward(_)));
+    drop(proxy);
+    let again = Proxy::start(dir.path(), &[nobody()]);
+    assert!(matches!(again.outcome_of("reviews.blue.a8", "/x"), Outcome::Forward(_)));
+}
+
+#[test]
 fn unchanged_is_no_swap_and_a_new_name_for_the_same_content_is_adopted() {
     let (dir, control) = (dir(), FakeControl::start());
     let proxy = Proxy::start(dir.path(), &[control.url()]);

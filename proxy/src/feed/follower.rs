@@ -104,7 +104,7 @@ impl Follower {
     fn news(&mut self, to: Position, update: SnapshotUpdate) -> Step {
         let is_delta = matches!(update, SnapshotUpdate::Delta { .. });
         match update.lead(&self.held, &self.at, &to) {
-            Ok(snapshot) if self.at.index > 0 && snapshot.hash() == self.held.hash() => {
+            Ok(snapshot) if self.at.index > 0 && is_same(&snapshot, &self.held) => {
                 let held = Arc::clone(&self.held);
                 self.applied(held, to);
                 Step::Keep
@@ -129,6 +129,11 @@ impl Follower {
     fn is_news(&self, to: &Position) -> bool {
         self.rejected.as_ref().is_none_or(|rejected| rejected.position != *to)
     }
+}
+
+/// The hash does not cover whose it is.
+fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
+    one.hash() == other.hash() && one.namespace() == other.namespace()
 }
 
 #[cfg(test)]
@@ -229,6 +234,15 @@ mod tests {
         assert_eq!(follower.ask().0, renamed);
         assert_eq!(follower.hear(full(9, 1)), Step::Keep);
         assert_eq!(follower.ask().0, at(9, 1));
+    }
+
+    #[test]
+    fn equal_content_that_is_somebody_elses_is_applied() {
+        let mut follower = Follower::new(Arc::new(snapshot(1)), at(3, 1));
+        let mut blue = snapshot(1);
+        blue.set_namespace(registry_api::Namespace::new("blue").unwrap());
+        apply(&mut follower, polled(SnapshotAnswer::full("f", 1, &blue)));
+        assert_eq!(follower.held().namespace().as_str(), "blue");
     }
 
     #[test]

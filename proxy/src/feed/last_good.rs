@@ -23,8 +23,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The pause after a write in units of the time that the write took: a large snapshot that changes all the time must not
 /// keep a processor busy.
 const PAUSE_PER_WRITE: u32 = 20;
-/// Raised when the file's form changes; other forms are ignored.
-const FORMAT: u32 = 1;
+/// Raised when the file's form changes; unknown forms are ignored.
+const FORMAT: u32 = 2;
+/// The form before: it may not say whose the snapshot is.
+const FORMAT_UNNAMED: u32 = 1;
 const HEADER_MAX_BYTES: usize = 256;
 
 /// The first line of the file; the snapshot, as control encodes it, is the second.
@@ -84,7 +86,7 @@ fn decode(bytes: &[u8]) -> Result<(Snapshot, Position), Damaged> {
     let (header, body) = bytes.split_at(end.ok_or_else(|| odd("has no header"))?);
     let body = &body[1..];
     let header: Header = serde_json::from_slice(header).map_err(|_| odd("has no header"))?;
-    if header.a8_last_good != FORMAT {
+    if ![FORMAT, FORMAT_UNNAMED].contains(&header.a8_last_good) {
         return Err(odd(format!("has the unknown form {}", header.a8_last_good)));
     }
     if header.checksum != ContentHash::of(body) {
@@ -93,7 +95,9 @@ fn decode(bytes: &[u8]) -> Result<(Snapshot, Position), Damaged> {
     let answer: SnapshotAnswer = serde_json::from_slice(body).map_err(|error| odd(error.to_string()))?;
     match answer.into_update().map_err(odd)? {
         (position, SnapshotUpdate::Full(snapshot)) if snapshot.hash() == position.hash => {
-            Ok((snapshot, position))
+            // Whose it is no delta tells: nothing is acknowledged, so that control says everything.
+            let named = header.a8_last_good == FORMAT;
+            Ok((snapshot, if named { position } else { Position::default() }))
         }
         _ => Err(odd("does not lead to its own hash")),
     }
