@@ -20,6 +20,7 @@ use crate::counts::{Counts, Met, Moment};
 use crate::metrics::Fault;
 use crate::mirror::Draft;
 use crate::respond::Reply;
+use crate::shortage::Shortage;
 use crate::signals::{Signals, Watch};
 use crate::tables::Table;
 use crate::throttle::{Flow, Limits};
@@ -124,6 +125,8 @@ pub(crate) struct Target {
 pub(crate) enum Cause {
     /// It could not be connected to.
     Unreachable,
+    /// The proxy could not begin to connect, for want of this.
+    Lacking(Shortage),
     /// It refused the stream without looking at it.
     RefusedStream,
     /// It ended the connection instead of answering.

@@ -462,7 +462,9 @@ fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise
         Some(_) if has_answered(session) => false,
         // Whatever an attempt failed of, the end of the request's time is what its client is told.
         Some(_) if ctx.is_late(now) => ctx.failed(Cause::Late, replay(session), now),
-        Some(_) if otherwise == Cause::Unreachable => ctx.failed(otherwise, replay(session), now),
+        Some(_) if otherwise == Cause::Unreachable => {
+            ctx.failed(upstream::unconnected(&error), replay(session), now)
+        }
         // An HTTP/2 connection does not tell what it ended of.
         Some(_) if ctx.apart && now >= ctx.answer_until() => {
             ctx.failed(ctx.lateness(now), replay(session), now)

@@ -13,8 +13,10 @@ use routing::{Endpoint, Health};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::probe::Finding;
 use crate::board::{Board, ServiceLive};
 use crate::clock;
+use crate::shortage::Shortage;
 use crate::tables::{Table, Tables};
 use crate::upstream::Aside;
 
@@ -38,16 +40,18 @@ pub(crate) async fn run(tables: Arc<Tables>) {
             let Some((endpoint, check)) = wards.next_due(clock::now()) else { break };
             let aside = Arc::clone(&aside);
             checks.spawn(async move {
-                let well = match endpoint.live.address() {
-                    Some(at) => probe::is_well(&check, &endpoint.address, at, &aside).await,
-                    None => false,
+                let finding = match endpoint.live.address() {
+                    Some(at) => probe::ask(&check, &endpoint.address, at, &aside).await,
+                    None => Finding::Unwell,
                 };
-                (endpoint, well)
+                (endpoint, finding)
             });
         }
         let pause = if wards.by_key.is_empty() { LOOK_FOR_WORK_EVERY } else { LOOK_EVERY };
         match timeout(pause, checks.join_next()).await {
-            Ok(Some(Ok((endpoint, well)))) => wards.heard(&endpoint, well, clock::now(), fastrand::f64()),
+            Ok(Some(Ok((endpoint, finding)))) => {
+                wards.heard(&endpoint, finding, clock::now(), fastrand::f64());
+            }
             Ok(Some(Err(error))) => tracing::error!(%error, "a health check came to nothing"),
             // Nothing is under way: there is only the time to wait for.
             Ok(None) => sleep(pause).await,
@@ -71,6 +75,8 @@ struct Wards {
     by_key: HashMap<Key, Ward>,
     /// Those that are not being checked, by when they are to be.
     turns: BTreeSet<(Instant, Key)>,
+    /// What keeps the proxy from asking anybody, so that it is said once.
+    lacking: Option<Shortage>,
 }
 
 /// One instance that is checked.
@@ -126,13 +132,28 @@ impl Wards {
         Some((Arc::clone(&ward.endpoint), Arc::clone(&ward.check)))
     }
 
-    /// What a check has found; the next follows after the interval, give or take by `luck` in `0..1`.
-    fn heard(&mut self, endpoint: &Endpoint<Board>, well: bool, now: Instant, luck: f64) {
+    /// What a check has found; the next follows after the interval, give or take by `luck` in `0..1`. Where the proxy could
+    /// not ask, whatever is known stays.
+    fn heard(&mut self, endpoint: &Endpoint<Board>, finding: Finding, now: Instant, luck: f64) {
         let key = key_of(endpoint);
         let Some(ward) = self.by_key.get_mut(&key) else { return };
-        ward.service.series().health_checked(well);
         let before = ward.health;
-        ward.health = before.after(well, &ward.check);
+        let lacking = match finding {
+            Finding::Well | Finding::Unwell => {
+                let well = finding == Finding::Well;
+                ward.service.series().health_checked(well);
+                ward.health = before.after(well, &ward.check);
+                None
+            }
+            Finding::Unasked(shortage) => {
+                ward.service.series().lacked(shortage);
+                Some(shortage)
+            }
+        };
+        if let (Some(reason), true) = (lacking, lacking != self.lacking) {
+            tracing::error!(%reason, "instances cannot be checked, and count as they did before");
+        }
+        self.lacking = lacking;
         let due = now + ward.check.interval.mul_f64(1.0 + JITTER * (2.0 * luck - 1.0));
         if let Some(old) = ward.due.replace(due) {
             self.turns.remove(&(old, key));

@@ -229,11 +229,11 @@ impl Lane {
         let (upstream, used) = match pool::take(&key, target.requests_per_connection) {
             Some(kept) => kept,
             None => match unless_gone(pool::connect(&target, &self.secure), wire, upload, law).await {
-                Ok(Some(upstream)) => {
+                Ok(Ok(upstream)) => {
                     law.connected();
                     (upstream, 0)
                 }
-                Ok(None) => return Attempted::Failed(Cause::Unreachable),
+                Ok(Err(cause)) => return Attempted::Failed(cause),
                 Err(broken) => return Attempted::Broken(broken),
             },
         };

@@ -40,6 +40,7 @@ mod respond;
 pub mod server;
 mod service;
 mod shard;
+mod shortage;
 mod signals;
 mod strait;
 pub mod tables;

@@ -39,6 +39,7 @@ pub struct Metrics {
     faults: IntCounterVec,
     limited: IntCounterVec,
     exhausted: IntCounterVec,
+    shortages: IntCounterVec,
     ejections: IntCounterVec,
     panicking: IntGaugeVec,
     health_checks: IntCounterVec,
@@ -134,6 +135,11 @@ impl Metrics {
                 "a8_proxy_retry_budget_exhausted_total",
                 "Further attempts that the budget did not allow.",
                 &["service"],
+            ),
+            shortages: make.counters(
+                "a8_proxy_shortages_total",
+                "Attempts that failed because the proxy itself lacked what a connection takes.",
+                &["service", "reason"],
             ),
             ejections: make.counters(
                 "a8_proxy_ejections_total",

@@ -133,6 +133,11 @@ impl Reply {
         Self::new(503, "upstream_connect", "no instance could be connected to")
     }
 
+    /// The proxy lacks what a connection takes.
+    pub(crate) const fn exhausted() -> Self {
+        Self::new(503, "proxy_exhausted", "the proxy has no port, descriptor or memory left to connect with")
+    }
+
     /// The instance closed the connection instead of answering.
     pub(crate) const fn unanswered() -> Self {
         Self::new(503, "upstream_connect", "the instance closed the connection without an answer")

@@ -14,7 +14,7 @@ use pingora::connectors::L4Connect;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -64,8 +64,7 @@ impl L4Connect for StraitConnect {
         let throttle = self.limits.clone().map(|(method, limits)| Throttle::new(method, limits));
         let signals = self.signals.clone();
         let socket: Box<dyn VirtualSocket> = if self.target.tls_name.is_some() {
-            let stream = self.secure.connect(&self.target, self.protocol).await;
-            let stream = stream.ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
+            let stream = self.secure.connect(&self.target, self.protocol).await?;
             Box::new(Strait::new(stream, throttle, signals))
         } else {
             let stream = tunnel::dial(address).await?;
@@ -199,6 +198,7 @@ mod tests {
     use std::num::NonZeroU64;
     use std::time::Duration;
 
+    use pingora::ErrorType;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

@@ -8,9 +8,10 @@ use pingora::connectors::TransportConnector;
 use pingora::connectors::http::Connector;
 use pingora::protocols::{ALPN, Stream};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
 
 use crate::context::{CONNECT_WITHIN, Cause, Target};
+use crate::shortage::{NoRoots, Shortage};
 use crate::strait::{self, StraitConnect};
 use crate::throttle::Flow;
 use crate::tls;
@@ -111,20 +112,21 @@ pub(crate) struct Secure(OnceLock<TransportConnector>);
 
 impl Secure {
     /// A new connection on which the instance has proven its name.
-    pub(crate) async fn connect(&self, target: &Target, protocol: Protocol) -> Option<Stream> {
-        let peer = peer(target, protocol)?;
+    pub(crate) async fn connect(&self, target: &Target, protocol: Protocol) -> Result<Stream> {
+        let peer = peer(target, protocol).ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
         let connected = self.connector()?.new_stream(&*peer).await;
-        connected.inspect_err(|error| tracing::debug!(%error, "no TLS with an instance")).ok()
+        connected.inspect_err(|error| tracing::debug!(%error, "no TLS with an instance"))
     }
 
-    fn connector(&self) -> Option<&TransportConnector> {
+    fn connector(&self) -> Result<&TransportConnector> {
         if self.0.get().is_none() {
             // They could be read at the start, and may have gone since.
             tls::check_roots()
-                .inspect_err(|error| tracing::error!(%error, "nobody to verify instances by"))
-                .ok()?;
+                .map_err(NoRoots)
+                .inspect_err(|error| tracing::debug!(%error, "no TLS with an instance"))
+                .or_err(ErrorType::InternalError, "before connecting to an instance")?;
         }
-        Some(self.0.get_or_init(|| TransportConnector::new(None)))
+        Ok(self.0.get_or_init(|| TransportConnector::new(None)))
     }
 }
 
@@ -134,15 +136,18 @@ impl Secure {
 pub(crate) struct Aside(OnceLock<Connector>);
 
 impl Aside {
-    /// `None` while there is nobody to verify instances by.
-    pub(crate) fn connector(&self) -> Option<&Connector> {
+    /// Fails while there is nobody to verify instances by.
+    pub(crate) fn connector(&self) -> std::result::Result<&Connector, NoRoots> {
         if self.0.get().is_none() {
-            tls::check_roots()
-                .inspect_err(|error| tracing::error!(%error, "nobody to verify instances by"))
-                .ok()?;
+            tls::check_roots().map_err(NoRoots)?;
         }
-        Some(self.0.get_or_init(|| Connector::new(None)))
+        Ok(self.0.get_or_init(|| Connector::new(None)))
     }
+}
+
+/// Why no connection came about.
+pub(crate) fn unconnected(error: &Error) -> Cause {
+    Shortage::of(error.root_cause()).map_or(Cause::Unreachable, Cause::Lacking)
 }
 
 /// What an error of the upstream side means; `None` when the instance is not to blame, or a rule wanted it so.

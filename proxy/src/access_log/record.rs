@@ -58,9 +58,11 @@ pub enum Flag {
     FaultInjected,
     /// A limit of the route was reached: `RL`.
     RateLimited,
+    /// The proxy lacked what a connection takes: `PX`.
+    Shortage,
 }
 
-const FLAGS: [(Flag, &str); 9] = [
+const FLAGS: [(Flag, &str); 10] = [
     (Flag::NoHealthyUpstream, "UH"),
     (Flag::ConnectFailure, "UF"),
     (Flag::Overflow, "UO"),
@@ -70,6 +72,7 @@ const FLAGS: [(Flag, &str); 9] = [
     (Flag::DelayInjected, "DI"),
     (Flag::FaultInjected, "FI"),
     (Flag::RateLimited, "RL"),
+    (Flag::Shortage, "PX"),
 ];
 
 /// A set of [`Flag`]s, written comma-joined, `-` when empty.

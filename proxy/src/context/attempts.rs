@@ -135,6 +135,7 @@ impl Context {
             Some(Cause::Late | Cause::TryLate | Cause::Expired) => (Flag::UpstreamTimeout, Reply::late()),
             Some(Cause::Stalled) => return Reply::request_timeout("the body of the request took too long"),
             Some(Cause::Unreachable | Cause::RefusedStream) => (Flag::ConnectFailure, Reply::unreachable()),
+            Some(Cause::Lacking(_)) => (Flag::Shortage, Reply::exhausted()),
             Some(Cause::Unanswered) => (Flag::UpstreamReset, Reply::unanswered()),
             Some(Cause::Unintelligible | Cause::Status(_)) => (Flag::UpstreamReset, Reply::unintelligible()),
             None => return Reply::internal(),
@@ -161,8 +162,21 @@ impl Context {
     }
 
     fn verdict(&mut self, cause: Cause, replay: Replay<'_>, now: Instant) -> Option<Duration> {
+        // Nobody has seen the request: as long as there is an instance that was not tried, the client need not learn of
+        // it, whatever the route says about trying again, and it costs the instances nothing.
+        let unsent = match cause {
+            Cause::Unreachable => true,
+            Cause::Lacking(shortage) => shortage.is_of_one_instance(),
+            _ => false,
+        };
+        let elsewhere = unsent
+            && replay.body
+            && self.retried + 1 < ATTEMPTS_MAX
+            && !self.time_left(now).is_zero()
+            && self.has_untried();
         let (failure, sent) = match cause {
             Cause::Unreachable => (Failure::Connect, false),
+            Cause::Lacking(_) => return elsewhere.then_some(Duration::ZERO),
             Cause::RefusedStream => (Failure::RefusedStream, false),
             Cause::Unanswered | Cause::Unintelligible => (Failure::Closed, true),
             Cause::TryLate => (Failure::TryTimeout, true),
@@ -170,13 +184,6 @@ impl Context {
             Cause::Late | Cause::Expired | Cause::Stalled => return None,
         };
         let retries = self.decision.map_or(0, |decision| decision.retries).min(ATTEMPTS_MAX - 1);
-        // Nobody has seen the request: as long as there is an instance that was not tried, the client need not learn of
-        // it, whatever the route says about trying again, and it costs the instances nothing.
-        let elsewhere = cause == Cause::Unreachable
-            && replay.body
-            && self.retried + 1 < ATTEMPTS_MAX
-            && !self.time_left(now).is_zero()
-            && self.has_untried();
         let budget = Budget {
             attempts_left: retries.saturating_sub(self.retried),
             time_left: self.time_left(now),
@@ -250,7 +257,13 @@ impl Context {
 
     /// Tells the board about a failure of the current attempt.
     fn report(&self, cause: Cause, now: Instant) {
-        let Some(Decision { outcome: Outcome::Forward(backend), .. }) = self.decision else { return };
+        let Some(Decision { outcome: Outcome::Forward(backend), service, .. }) = self.decision else {
+            return;
+        };
+        if let Cause::Lacking(shortage) = cause {
+            // What is wrong in here must not be held against anybody out there.
+            return service.iter().for_each(|at| self.table.service(*at).live.series().lacked(shortage));
+        }
         // Whoever calls chooses how long its call may take, and must not choose who is ejected.
         let blameless = match cause {
             Cause::Stalled | Cause::Expired => true,

@@ -59,8 +59,12 @@ impl World {
     }
 
     fn heard(&mut self, endpoint: &Endpoint<Board>, well: bool, after: Duration) {
+        self.found(endpoint, if well { Finding::Well } else { Finding::Unwell }, after);
+    }
+
+    fn found(&mut self, endpoint: &Endpoint<Board>, finding: Finding, after: Duration) {
         let now = self.at(after);
-        self.wards.heard(endpoint, well, now, 0.5);
+        self.wards.heard(endpoint, finding, now, 0.5);
     }
 
     fn metric(&self, series: &str) -> Option<f64> {
@@ -83,7 +87,7 @@ fn each_instance_is_checked_in_its_own_time_and_never_twice_at_once() {
     assert!(world.due(Duration::from_millis(10_999)).is_empty());
     assert_eq!(world.due(secs(11)).len(), 1);
     for (luck, after) in [(0.0, secs(9)), (1.0, secs(11))] {
-        world.wards.heard(&all[2], true, world.start + secs(100), luck);
+        world.wards.heard(&all[2], Finding::Well, world.start + secs(100), luck);
         assert!(world.due(secs(100) + after - Duration::from_millis(1)).is_empty(), "{luck}");
         assert_eq!(world.due(secs(100) + after).len(), 1, "{luck}");
     }
@@ -135,4 +139,26 @@ fn a_check_is_for_whom_its_source_says_and_the_first_rule_counts() {
     world.heard(&one, true, secs(101));
     assert!(world.due(secs(200)).is_empty());
     assert_eq!(world.due(secs(201)).len(), 1);
+}
+
+#[test]
+fn a_proxy_that_cannot_ask_holds_it_against_nobody() {
+    let mut world = world();
+    world.follow(&[checked(json!({}))], 2, secs(0));
+    let all = world.due(secs(1));
+    let now = world.at(secs(100));
+    world.heard(&all[1], false, secs(1));
+    world.heard(&all[1], false, secs(2));
+    for (count, shortage) in (1..).zip([Shortage::Roots, Shortage::Roots, Shortage::Ports, Shortage::Room]) {
+        world.found(&all[0], Finding::Unasked(shortage), secs(10 * count));
+        world.found(&all[1], Finding::Unasked(shortage), secs(10 * count));
+        assert_eq!(world.wards.lacking, Some(shortage));
+    }
+    assert!(all[0].live.usable(now) && !all[1].live.usable(now), "both are as they were");
+    assert_eq!(world.metric(r#"a8_proxy_shortages_total{reason="roots",service="s"}"#), Some(4.0));
+    assert_eq!(world.metric(r#"a8_proxy_health_checks_total{result="failure",service="s"}"#), Some(2.0));
+    assert_eq!(world.due(secs(60)).len(), 2, "it goes on trying");
+    world.heard(&all[0], false, secs(61));
+    assert!(all[0].live.usable(now), "what it could not ask counts for no failure in a row");
+    assert_eq!(world.wards.lacking, None);
 }

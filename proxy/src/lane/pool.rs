@@ -19,8 +19,9 @@ use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use crate::board::EndpointLive;
-use crate::context::{CONNECT_WITHIN, Target};
-use crate::upstream::{IDLE_WITHIN, Protocol, Secure};
+use crate::context::{CONNECT_WITHIN, Cause, Target};
+use crate::shortage::Shortage;
+use crate::upstream::{IDLE_WITHIN, Protocol, Secure, unconnected};
 
 /// How often each thread looks after its unused connections.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -111,15 +112,19 @@ pub(super) fn sweep(now: Instant) {
 }
 
 /// A new connection.
-pub(super) async fn connect(target: &Target, secure: &Secure) -> Option<Upstream> {
+pub(super) async fn connect(target: &Target, secure: &Secure) -> Result<Upstream, Cause> {
     if target.tls_name.is_some() {
         // In memory of its own: a handshake needs far more than all the rest of a request.
-        return Box::pin(secure.connect(target, Protocol::Http1)).await.map(Upstream::Tls);
+        let connected = Box::pin(secure.connect(target, Protocol::Http1)).await;
+        return connected.map(Upstream::Tls).map_err(|error| unconnected(&error));
     }
     let within = CONNECT_WITHIN.min(target.time_left);
-    let stream = timeout(within, TcpStream::connect(target.address)).await.ok()?.ok()?;
-    stream.set_nodelay(true).ok()?;
-    Some(Upstream::Plain(stream))
+    let connected = timeout(within, TcpStream::connect(target.address)).await;
+    let stream = connected
+        .map_err(|_| Cause::Unreachable)?
+        .map_err(|error| Shortage::of(&error).map_or(Cause::Unreachable, Cause::Lacking))?;
+    stream.set_nodelay(true).map_err(|_| Cause::Unreachable)?;
+    Ok(Upstream::Plain(stream))
 }
 
 impl Key {

@@ -7,6 +7,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::labels::HEALTH_RESULTS;
 use super::{Codes, CopyLost, Ejection, Metrics};
+use crate::shortage::Shortage;
 
 /// One service's series. They exist from their first use on, and go with [`ServiceSeries::remove`].
 pub struct ServiceSeries {
@@ -61,6 +62,11 @@ impl ServiceSeries {
         self.exhausted.get_or_init(|| self.metrics.exhausted.with_label_values(&[&self.name])).inc();
     }
 
+    /// Counts an attempt that failed for want of something in here.
+    pub(crate) fn lacked(&self, shortage: Shortage) {
+        self.metrics.shortages.with_label_values(&[&*self.name, shortage.label()]).inc();
+    }
+
     /// Counts an instance that was ejected.
     pub fn ejected(&self, why: Ejection) {
         self.metrics.ejections.with_label_values(&[&*self.name, why.label()]).inc();
@@ -109,6 +115,9 @@ impl ServiceSeries {
         let _ = self.metrics.exhausted.remove_label_values(&name);
         let _ = self.metrics.instances.remove_label_values(&name);
         let _ = self.metrics.panicking.remove_label_values(&name);
+        for shortage in Shortage::ALL {
+            let _ = self.metrics.shortages.remove_label_values(&[name[0], shortage.label()]);
+        }
         for why in Ejection::ALL {
             let _ = self.metrics.ejections.remove_label_values(&[name[0], why.label()]);
         }

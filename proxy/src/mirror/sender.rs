@@ -32,8 +32,11 @@ pub(crate) async fn run(mut queue: Queue) {
         tokio::spawn(async move {
             let service = Arc::clone(&letter.to.service);
             let sent = match aside.connector() {
-                Some(connector) => timeout(COPY_WITHIN, letter.send(connector)).await.ok().flatten(),
-                None => None,
+                Ok(connector) => timeout(COPY_WITHIN, letter.send(connector)).await.ok().flatten(),
+                Err(error) => {
+                    tracing::debug!(%error, "a copy was not sent");
+                    None
+                }
             };
             match sent {
                 Some(()) => service.series().copied(),
