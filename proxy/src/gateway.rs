@@ -140,8 +140,10 @@ impl ProxyHttp for Gateway {
         let untold = session.as_http2().is_some() && (limits.is_some() || ctx.try_within().is_some());
         let signals = untold.then(|| ctx.watched_apart());
         ctx.apart = limits.is_some() || untold;
+        // What may be refused before all of it is sent goes over a connection that notices.
+        let long = protocol == Protocol::Http1 && session::is_long(session.req_header());
         let peer = ctx.begin_attempt(clock::now()).and_then(|target| {
-            let peer = if ctx.apart {
+            let peer = if ctx.apart || long {
                 let limits = limits.map(|limits| (session.req_header().method.as_str().to_owned(), limits));
                 let secure = Arc::clone(&self.secure);
                 upstream::narrow_peer(StraitConnect { target, protocol, limits, signals, secure })

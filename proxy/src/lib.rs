@@ -6,6 +6,7 @@ pub mod access_log;
 pub mod admin;
 mod alarm;
 mod answer;
+mod attentive;
 pub mod background;
 pub mod board;
 mod chunks;

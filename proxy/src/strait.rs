@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
+use crate::attentive::Attentive;
 use crate::clock;
 use crate::context::Target;
 use crate::signals::{OutOfTime, Signals};
@@ -65,12 +66,12 @@ impl L4Connect for StraitConnect {
         let signals = self.signals.clone();
         let socket: Box<dyn VirtualSocket> = if self.target.tls_name.is_some() {
             let stream = self.secure.connect(&self.target, self.protocol).await?;
-            Box::new(Strait::new(stream, throttle, signals))
+            Box::new(Strait::new(Attentive::new(stream), throttle, signals))
         } else {
             let stream = tunnel::dial(address).await?;
             // Whatever cannot be set costs a little time at most.
             let _set = stream.set_nodelay(true);
-            Box::new(Strait::new(stream, throttle, signals))
+            Box::new(Strait::new(Attentive::new(stream), throttle, signals))
         };
         Ok(VirtualSocketStream::new(socket).into())
     }

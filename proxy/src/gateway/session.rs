@@ -211,9 +211,17 @@ pub(super) fn fit(session: &mut Session, answer: &mut ResponseHeader, ctx: &Cont
 
 /// Whether the body has a length that Pingora can keep, and comes without being asked for.
 pub(super) fn is_short(request: &RequestHeader) -> bool {
-    let length =
-        request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    length.is_some_and(|length| length <= REPLAY_BYTES_MAX) && !request.headers.contains_key(EXPECT)
+    length_of(request).is_some_and(|length| length <= REPLAY_BYTES_MAX)
+        && !request.headers.contains_key(EXPECT)
+}
+
+/// Whether the body is said to be longer than what connections take without being read.
+pub(super) fn is_long(request: &RequestHeader) -> bool {
+    length_of(request).is_some_and(|length| length > REPLAY_BYTES_MAX)
+}
+
+fn length_of(request: &RequestHeader) -> Option<u64> {
+    request.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 pub(super) fn head_of(request: &RequestHeader) -> RequestHead<'_> {

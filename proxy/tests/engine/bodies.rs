@@ -119,6 +119,19 @@ async fn an_early_answer_reaches_the_client_and_the_next_request_is_clean() {
 }
 
 #[tokio::test]
+async fn an_instance_that_refuses_a_body_and_takes_no_more_of_it_is_heard_at_once() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::of(&[instance.at]);
+    let mut conn = proxy.connect().await;
+    conn.send(format!("POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 1024 * MIB)).await;
+    let (mut upstream, _) = instance.request().await;
+    assert!(conn.send_until_stuck(64 * MIB, 64 * 1024).await < 64 * MIB, "nobody takes it");
+    upstream.send("HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\n\r\nno!").await;
+    let answer = conn.answer().await;
+    assert_eq!((answer.status, &*answer.body), (413, "no!"));
+}
+
+#[tokio::test]
 async fn a_refused_request_with_a_body_on_its_way_still_sees_the_answer() {
     let proxy = Proxy::of(&[]);
     let mut conn = proxy.connect().await;
