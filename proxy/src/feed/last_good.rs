@@ -103,6 +103,13 @@ fn decode(bytes: &[u8]) -> Result<(Snapshot, Position), Damaged> {
     }
 }
 
+/// Lets every other thread go first: nobody waits for this one, and a large snapshot takes it a while.
+fn stand_back() {
+    // Niceness is a thread's own here; elsewhere it would be the process's.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
 fn odd(what: impl Into<String>) -> Damaged {
     Damaged::Odd(what.into())
 }
@@ -161,6 +168,7 @@ impl Shared {
     }
 
     fn run(&self) {
+        stand_back();
         loop {
             let mut state = self
                 .news
