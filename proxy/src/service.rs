@@ -148,7 +148,7 @@ impl Front {
                 }
                 Next::Http2 => {
                     let Some(proxy) = self.general.get().await else { return };
-                    wire.open();
+                    wire.open_for_many();
                     ServerApp::process_new(proxy, wire, &shutdown).await;
                     return;
                 }

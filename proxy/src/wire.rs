@@ -31,6 +31,8 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Pieces of an answer up to this size leave together.
 const GATHER_BYTES_MAX: usize = 4096;
+/// The same for pieces of several answers.
+const GATHER_MANY_BYTES_MAX: usize = 16 * 1024;
 
 /// A client's connection.
 pub(crate) struct Wire {
@@ -48,12 +50,27 @@ pub(crate) struct Wire {
     body_read: u64,
     /// Written and perhaps not yet sent.
     dirty: bool,
+    /// Whose answers it carries.
+    carries: Carries,
     /// Something was written since the last request was admitted.
     answered: bool,
     /// The client will send nothing more.
     ended: bool,
     signals: Arc<Signals>,
     alarm: Alarm,
+}
+
+/// Whose answers a connection carries, which says when they are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    /// One request's at a time, at once.
+    One,
+    /// Those of many streams (HTTP/2). Whoever flushes lets the tasks that are ready now add theirs first: one call to the
+    /// kernel for several answers, at the price of one more turn of this task and never of waiting.
+    Many {
+        /// The others had their turn.
+        asked: bool,
+    },
 }
 
 /// What the engine may still read.
@@ -80,6 +97,7 @@ impl Wire {
             gate: Gate::Shut,
             body_read: 0,
             dirty: false,
+            carries: Carries::One,
             answered: false,
             ended: false,
             signals: Arc::new(Signals::new(clock::now())),
@@ -141,9 +159,10 @@ impl Wire {
         };
     }
 
-    /// Lets an engine read everything.
-    pub(crate) fn open(&mut self) {
+    /// Lets an engine read everything, and carry many streams.
+    pub(crate) fn open_for_many(&mut self) {
         self.gate = Gate::Open;
+        self.carries = Carries::Many { asked: false };
     }
 
     /// The last request was read to its end, so that another may follow.
@@ -238,6 +257,12 @@ impl Wire {
     /// Makes sure that everything that was written is on its way.
     pub(crate) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.dirty { Pin::new(self).poll_flush(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Whether what is written now may wait for more to leave with it.
+    fn gathers(&self, more: usize) -> bool {
+        let max = if self.carries == Carries::One { GATHER_BYTES_MAX } else { GATHER_MANY_BYTES_MAX };
+        self.gathered.len() + more <= max
     }
 
     /// Writes what was gathered.
@@ -397,7 +422,7 @@ impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.dirty = true;
         self.answered = true;
-        if self.gathered.len() + buf.len() <= GATHER_BYTES_MAX {
+        if self.gathers(buf.len()) {
             self.gathered.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
@@ -406,8 +431,16 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.carries == (Carries::Many { asked: false }) && !self.gathered.is_empty() {
+            self.carries = Carries::Many { asked: true };
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         ready!(self.poll_gathered(cx))?;
         ready!(self.inner().poll_flush(cx))?;
+        if self.carries != Carries::One {
+            self.carries = Carries::Many { asked: false };
+        }
         self.dirty = false;
         Poll::Ready(Ok(()))
     }
@@ -425,7 +458,7 @@ impl AsyncWrite for Wire {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         self.dirty = true;
         self.answered = true;
-        if self.gathered.len() + len <= GATHER_BYTES_MAX {
+        if self.gathers(len) {
             bufs.iter().for_each(|buf| self.gathered.extend_from_slice(buf));
             return Poll::Ready(Ok(len));
         }
