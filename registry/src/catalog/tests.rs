@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use registry_api::follow::set_hash;
-use registry_api::{Endpoint, EndpointType};
+use registry_api::{Endpoint, EndpointType, Status};
 
 use super::*;
 
