@@ -49,6 +49,11 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
         }
     });
     let mut response = answered.await;
+    // The names are compared with the description; so a route that was added and not described is noticed by its first test.
+    debug_assert!(
+        line.operation != operation::UNROUTED || !response.status().is_success(),
+        "a route without a name answers"
+    );
     if accepts_gzip {
         response = compressed(response).await;
     }

@@ -55,11 +55,26 @@ impl Modify for Bearer {
 #[utoipa::path(get, path = "/openapi.json", operation_id = "GetOpenApi",
     responses((status = 200, description = "OpenAPI 3.1", body = Value)))]
 pub(super) async fn describe() -> Response {
+    ([(CONTENT_TYPE, JSON)], document().clone()).into_response()
+}
+
+fn document() -> &'static Bytes {
     static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
-    let document = DOCUMENT.get_or_init(|| {
+    DOCUMENT.get_or_init(|| {
         serde_json::to_vec(&Api::openapi()).expect("a description is plain data and always encodes").into()
+    })
+}
+
+/// What is described: methods in upper case, and paths.
+#[cfg(test)]
+pub(crate) fn described() -> std::collections::BTreeSet<(String, String)> {
+    let document: Value = serde_json::from_slice(document()).expect("it was just written");
+    let paths = document["paths"].as_object().into_iter().flatten();
+    let each = paths.flat_map(|(path, methods)| {
+        let methods = methods.as_object().into_iter().flatten();
+        methods.map(|(method, _)| (method.to_uppercase(), path.clone()))
     });
-    ([(CONTENT_TYPE, JSON)], document.clone()).into_response()
+    each.collect()
 }
 
 /// What every refusal says.

@@ -40,7 +40,21 @@ pub(super) fn allowed(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::http::openapi::described;
+
+    #[test]
+    fn what_has_a_name_is_what_is_described() {
+        // An empty inner segment is the same route, with nothing in it.
+        let routes = OPERATIONS.iter().filter(|(path, _, _)| *path != "/api/v1/instances//heartbeat");
+        let named: BTreeSet<_> =
+            routes.map(|(path, method, _)| (method.to_string(), (*path).to_owned())).collect();
+        let mut described = described();
+        described.retain(|(_, path)| !path.starts_with("/eureka/"));
+        assert_eq!(named, described);
+    }
 
     #[test]
     fn every_operation_is_among_the_allowed_methods_of_its_path() {

@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_described_leads_somewhere_and_every_place_is_described() {
+        let described = crate::http::openapi::described();
+        let mut found: Vec<_> = Vec::new();
+        for (method, path) in described.iter().filter(|(_, path)| path.starts_with("/eureka/")) {
+            let place = place(path).unwrap_or_else(|lost| panic!("{path}: {lost:?}"));
+            let method: Method = method.parse().unwrap();
+            assert!(place.operation(&method).is_some(), "{method} {path}");
+            found.push((place.kind(), method));
+        }
+        for (kind, method, _) in OPERATIONS {
+            assert!(found.contains(&(kind, method.clone())), "{method} {kind} is not described");
+        }
+    }
+
+    #[test]
     fn every_operation_is_among_the_allowed_methods_of_its_place() {
         for path in ["apps", "apps/delta", "apps/a", "apps/a/i", "apps/a/i/status", "apps/a/i/metadata"] {
             let place = place(&format!("/eureka/{path}")).unwrap();
