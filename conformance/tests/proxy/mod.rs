@@ -1,8 +1,12 @@
 //! The proxy from outside of its process, with whichever engine the binary has chosen. What is in here must hold for
 //! each of them.
 
+mod chaos;
 mod faults;
 mod http;
+mod language;
+mod policies;
+mod shortage;
 mod traps;
 mod upgrade;
 
