@@ -205,7 +205,9 @@ impl TryFrom<RawRoute> for Route {
         if let Some((_, field)) = forwards.iter().chain(&limits).find(|(given, _)| *given && names_only) {
             return Err(BadRule::new("route", format!("an edge without backends takes no {field}")));
         }
-        let backends = raw.backends.into_iter().map(backend).collect::<Result<Vec<_>, _>>()?;
+        let mut backends = raw.backends.into_iter().map(backend).collect::<Result<Vec<_>, _>>()?;
+        // Rules are kept by the ten thousand, and what decoded this took room for more.
+        backends.shrink_to_fit();
         let sum: f64 = backends.iter().filter_map(|b| b.weight).map(Share::fraction).sum();
         if sum > 1.0 + WEIGHT_TOLERANCE {
             return Err(BadRule::new(
