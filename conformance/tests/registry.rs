@@ -331,3 +331,35 @@ fn clients_that_hold_every_connection_leave_files_for_the_snapshot() {
     drop(idle);
     let _ = get("/uptime").call(at).expect(200);
 }
+
+#[test]
+fn section_0_4_refusals_are_told_in_the_language_of_the_client_where_there_is_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let locales = dir.path().join("locales");
+    std::fs::create_dir(&locales).unwrap();
+    let german = json!([{"id": "error_service_not_found", "translation": "den Dienst gibt es nicht"}]);
+    std::fs::write(locales.join("de.json"), german.to_string()).unwrap();
+    std::fs::write(locales.join("fr.json"), "no messages").unwrap();
+    let there = Launch::other("sh").arg("-c").arg(r#"cd "$1" && shift && exec "$0" "$@""#).arg(program::a8());
+    let there = there.arg(dir.path()).arg("registry").flag("api_host", "127.0.0.1").env("A8_API_PORT", "0");
+    let process = there.start("registry");
+    let at = process.address("api");
+    let said = |path: &str, language: &str| {
+        let answer = get(path).header("Accept-Language", language).call(at).expect(404);
+        assert_eq!(answer.header("Content-Type"), "application/json; charset=utf-8");
+        answer.json()["Error"].as_str().unwrap().to_owned()
+    };
+    let unknown = "/api/v1/services/unknown";
+    let (german, ours) = ("den Dienst gibt es nicht", said(unknown, "en"));
+    for (path, language, expected) in
+        [(unknown, "de-CH, en;q=0.5", Some(german)), (unknown, "fr", Some(&*ours)), ("/nowhere", "de", None)]
+    {
+        let sentence = said(path, language);
+        assert!(expected.is_none_or(|expected| expected == sentence), "{path} {language}: {sentence}");
+        assert!(!sentence.is_empty());
+    }
+    eventually("the bad file is reported", || match process.stderr() {
+        said if said.contains("messages passed over") && said.contains("fr.json") => Ok(()),
+        said => Err(said),
+    });
+}

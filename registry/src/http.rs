@@ -9,6 +9,7 @@ pub mod fuzz;
 mod guard;
 pub mod health;
 pub mod listen;
+pub mod messages;
 mod native;
 pub(crate) mod openapi;
 mod operation;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::file_catalog::FileCatalog;
 use crate::http::auth::Modes;
 use crate::http::body::Bodies;
 use crate::http::eureka::{Eureka, self_preservation};
+use crate::http::messages::{self, Messages};
 use crate::http::tls::Certificate;
 use crate::http::{App, RequestIds, health, listen, router};
 use crate::metrics::Metrics;
@@ -78,6 +80,7 @@ pub async fn serve(
         require_https: config.require_https,
         ttl: config.ttl,
         eureka: Eureka { compat: config.eureka, ..Eureka::default() },
+        messages: Messages::load(Path::new(messages::DIRECTORY)),
         checks,
         bodies: Bodies::default(),
         metrics: metrics.clone(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::JSON;
 use super::auth::NotAuthorized;
+use super::messages::Message;
 use crate::catalog::Refused;
 use crate::query::BadQuery;
 use crate::registration::Mistake;
@@ -90,6 +91,31 @@ impl Refusal {
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
+
+    /// What the ancestor calls the sentence in its message files (spec/registry.md 8); not every refusal is one of its.
+    fn message(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotAuthorized(NotAuthorized::Missing) => "error_auth_header_missing",
+            Self::NotAuthorized(NotAuthorized::Malformed) => "error_auth_header_malformed",
+            Self::NotAuthorized(NotAuthorized::Unrecognised) => "error_auth_not_authorized",
+            Self::NotAuthorized(NotAuthorized::Unreachable) => "error_auth_failed_validation",
+            Self::BodyBroken(_) | Self::NotARegistration(_) | Self::NotIds(_) => "error_encoding_generic",
+            Self::Mistake(Mistake::ServiceNameMissing) => "error_service_name_missing",
+            Self::Mistake(Mistake::EndpointMissing) => "error_instance_endpoint_missing",
+            Self::Mistake(Mistake::EndpointPartMissing) => "error_instance_endpoint_missing_type_or_value",
+            Self::Mistake(Mistake::EndpointTypeUnknown) => "error_instance_endpoint_type_invalid",
+            Self::Mistake(Mistake::StatusUnknown) => "error_instance_status_invalid",
+            Self::Query(BadQuery::UnknownField) => "error_filter_bad_fields",
+            Self::Query(BadQuery::UnknownFilter) => "error_filter_selection_criteria",
+            Self::Query(BadQuery::NotFilterable(_)) => "error_filter_generic",
+            Self::IdMissing => "error_instance_identifier_missing",
+            Self::Catalog(Refused::Unknown) => "error_instance_not_found",
+            Self::Catalog(Refused::Full) => "error_instance_registration_failure",
+            Self::ServiceUnknown => "error_service_not_found",
+            Self::Internal => "error_internal",
+            _ => return None,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -98,10 +124,18 @@ struct Envelope<'a> {
     error: &'a str,
 }
 
-/// An answer that says what went wrong (spec/registry.md 0.4).
-pub(super) fn envelope(status: StatusCode, sentence: &str) -> Response {
-    let body = serde_json::to_vec(&Envelope { error: sentence }).expect("a sentence always encodes");
-    (status, [(CONTENT_TYPE, JSON)], body).into_response()
+/// The body of an answer that says what went wrong (spec/registry.md 0.4).
+pub(super) fn envelope_bytes(sentence: &str) -> Vec<u8> {
+    serde_json::to_vec(&Envelope { error: sentence }).expect("a sentence always encodes")
+}
+
+/// An answer that says what went wrong; the message is what its sentence is called where it is translated.
+pub(super) fn envelope(status: StatusCode, sentence: &str, message: Option<&'static str>) -> Response {
+    let mut response = (status, [(CONTENT_TYPE, JSON)], envelope_bytes(sentence)).into_response();
+    if let Some(message) = message {
+        response.extensions_mut().insert(Message(message));
+    }
+    response
 }
 
 impl IntoResponse for Refusal {
@@ -115,7 +149,7 @@ impl IntoResponse for Refusal {
                 |location| (status, [(LOCATION, location)]).into_response(),
             );
         }
-        let mut response = envelope(status, &self.to_string());
+        let mut response = envelope(status, &self.to_string(), self.message());
         match self {
             Self::MethodNotAllowed { allow } => {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));

@@ -13,7 +13,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::body::Body as _;
 
@@ -40,6 +40,8 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     let line = Line::of(&request, tag.clone(), &app);
     // The answer to a HEAD is empty, and an empty one is never compressed.
     let accepts_gzip = takes_gzip(request.headers()) && request.method() != Method::HEAD;
+    let language = (!app.messages.is_empty())
+        .then(|| header(request.headers(), ACCEPT_LANGUAGE).unwrap_or_default().to_owned());
     request.extensions_mut().insert(tag);
 
     let answered = caught(async {
@@ -49,6 +51,9 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
         }
     });
     let mut response = answered.await;
+    if let Some(language) = language {
+        response = app.messages.translated(response, &language);
+    }
     // The names are compared with the description; so a route that was added and not described is noticed by its first test.
     debug_assert!(
         line.operation != operation::UNROUTED || !response.status().is_success(),

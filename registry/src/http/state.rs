@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::auth::Modes;
 use super::body::Bodies;
 use super::eureka::Eureka;
+use super::messages::Messages;
 use crate::checks::Checks;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -28,6 +29,8 @@ pub struct App {
     pub ttl: TtlLimits,
     /// What the Eureka API shares.
     pub eureka: Eureka,
+    /// Sentences in other languages.
+    pub messages: Messages,
     /// How the components are.
     pub checks: Checks,
     /// The room for bodies.

@@ -48,6 +48,26 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// What the ancestor calls the sentence in its message files (spec/registry.md 8).
+    fn message(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotRegistered(_) => "error_instance_not_found",
+            Self::NotFound => "eureka_error_application_not_found",
+            Self::Unreadable(_) => "error_encoding_generic",
+            Self::Mistake(Mistake::AppMismatch) => "eureka_error_application_mismatch",
+            Self::Mistake(Mistake::AppMissing) => "eureka_error_application_id_missing",
+            Self::Mistake(Mistake::HostMissing | Mistake::IpMissing | Mistake::VipMissing) => {
+                "eureka_error_required_fields_missing"
+            }
+            Self::Mistake(Mistake::MetadataNotObject) => "error_instance_metadata_invalid",
+            Self::Mistake(Mistake::StatusUnknown) => "error_instance_status_invalid",
+            Self::Parameter("value") => "eureka_error_status_missing",
+            _ => return None,
+        })
+    }
+}
+
 impl From<Lost> for Problem {
     fn from(lost: Lost) -> Self {
         Self::General(match lost {
@@ -83,7 +103,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         match self {
             Self::General(refusal) => refusal.into_response(),
-            other => envelope(other.status(), &other.to_string()),
+            other => envelope(other.status(), &other.to_string(), other.message()),
         }
     }
 }
