@@ -6,14 +6,14 @@ use std::sync::Arc;
 use control_api::Rule;
 use registry_api::Namespace;
 
-use crate::rulebook::{Changes, RuleBook};
+use crate::rulebook::{Accepted, RuleBook};
 
 mod redb;
 
 pub use self::redb::RedbStore;
 
 /// Why a store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// What is kept cannot be read. Nothing was changed.
     #[error("{0}")]
@@ -29,8 +29,11 @@ pub trait RuleStore: Send + Sync + 'static {
     fn load(&self) -> Result<Vec<(Namespace, RuleBook)>, StoreError>;
 
     /// Keeps an accepted edit as a whole, durably when it returns. Edits of one namespace come one after
-    /// the other.
-    fn commit(&self, namespace: &Namespace, changes: &Changes) -> Result<(), StoreError>;
+    /// the other. Whether an edit that failed was kept nobody knows; the next one settles it.
+    fn commit(&self, namespace: &Namespace, accepted: &Accepted) -> Result<(), StoreError>;
+
+    /// Whether edits can be kept, as far as is known without one. What can be mended is mended.
+    fn check(&self) -> Result<(), StoreError>;
 }
 
 /// Keeps nothing: rules live as long as the process.
@@ -42,7 +45,11 @@ impl RuleStore for MemoryStore {
         Ok(Vec::new())
     }
 
-    fn commit(&self, _: &Namespace, _: &Changes) -> Result<(), StoreError> {
+    fn commit(&self, _: &Namespace, _: &Accepted) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -134,7 +134,7 @@ impl Space {
         let work = move || {
             let accepted =
                 book.edit(edit, || uuid::Uuid::new_v4().to_string()).map_err(NotWritten::Refused)?;
-            store.commit(&namespace, &accepted.changes).map_err(|error| {
+            store.commit(&namespace, &accepted).map_err(|error| {
                 error!(%error, "rules cannot be kept");
                 NotWritten::Failed
             })?;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, RegistryAuth};
 use crate::follow::follow;
 use crate::metrics::Levels;
+use crate::persist::StoreError;
 use crate::publish::publish;
 use crate::rulebook::RuleBook;
 use crate::space::{Shared, Space, locked};
@@ -120,6 +121,13 @@ impl Spaces {
     /// How many of the namespaces known at the start have not heard of their instances yet.
     pub(crate) fn waiting(&self) -> usize {
         self.first.iter().filter(|space| !space.is_loaded()).count()
+    }
+
+    /// Whether rules can be kept.
+    pub(crate) async fn check_store(&self) -> Result<(), StoreError> {
+        let store = Arc::clone(&self.shared.store);
+        let check = tokio::task::spawn_blocking(move || store.check());
+        check.await.unwrap_or_else(|_| Err(StoreError::Failed("the store fell over".to_owned())))
     }
 
     /// The sums over all namespaces.

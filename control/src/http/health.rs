@@ -15,15 +15,16 @@ pub(super) async fn health() -> StatusCode {
     StatusCode::OK
 }
 
-/// Whether rules and instances were both loaded once (design.md 5, settled point 10).
+/// Whether rules and instances were both loaded once (design.md 5, settled point 10), and whether rules can be kept.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    match app.spaces.waiting() {
-        0 => StatusCode::OK.into_response(),
-        waiting => {
-            let text = format!("the registry was not heard yet for {waiting} namespaces");
-            super::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": text}))
-        }
-    }
+    let text = match app.spaces.waiting() {
+        0 => match app.spaces.check_store().await {
+            Ok(()) => return StatusCode::OK.into_response(),
+            Err(error) => format!("rules cannot be kept: {error}"),
+        },
+        waiting => format!("the registry was not heard yet for {waiting} namespaces"),
+    };
+    super::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": text}))
 }
 
 /// Everything that is counted, in the Prometheus text format.

@@ -1,18 +1,22 @@
 //! The rule store in one file of the data directory: table `rules` (namespace, id) -> JSON and table `meta`
-//! namespace -> revision, table `faults` namespace -> disabled, one transaction per edit. A damaged file is reported and left as it is.
+//! namespace -> revision, table `faults` namespace -> disabled, one transaction per edit. A damaged file is reported and left
+//! as it is; one that could not be written is opened again.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use control_api::Rule;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use registry_api::Namespace;
 
+use self::untouched::Untouched;
 use super::{RuleStore, StoreError, encode};
-use crate::rulebook::{Changes, RuleBook};
+use crate::rulebook::{Accepted, RuleBook};
+
+mod untouched;
 
 const RULES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("rules");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -22,15 +26,16 @@ const FAULTS: TableDefinition<'_, &str, bool> = TableDefinition::new("faults");
 const FILE: &str = "rules.redb";
 /// The file until it is complete for the first time.
 const NEW_FILE: &str = "rules.redb.new";
-/// The copy that is examined before the file itself is opened.
-const EXAMINED_FILE: &str = "rules.redb.examined";
 /// Rules are held in memory anyway; the pages need little.
 const CACHE_BYTES: usize = 16 << 20;
 
+type Opened = Result<Database, StoreError>;
+
 /// Rules in a redb file.
-#[derive(Debug)]
 pub struct RedbStore {
-    database: Database,
+    open: Box<dyn Fn() -> Opened + Send + Sync>,
+    /// Why it cannot be opened, while it cannot. After one failed write redb takes no other until it is opened again.
+    database: Mutex<Opened>,
 }
 
 impl RedbStore {
@@ -38,45 +43,92 @@ impl RedbStore {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(FILE);
         if path.exists() {
-            examine(&path, &directory.join(EXAMINED_FILE))?;
+            examine(&path)?;
         } else {
             create(&path, &directory.join(NEW_FILE))?;
             // The new file must survive as an entry of its directory, too.
             let directory = fs::File::open(directory).and_then(|directory| directory.sync_all());
             directory.map_err(|error| failed(&path, &error))?;
         }
-        let database = builder().open(&path).map_err(|error| opening(&path, error))?;
-        Ok(Self { database })
+        Self::opened_by(move || builder().open(&path).map_err(|error| opening(&path, error)))
     }
 
-    fn try_commit(&self, namespace: &Namespace, changes: &Changes) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut rules = transaction.open_table(RULES)?;
-            for rule in &changes.put {
-                rules.insert((namespace.as_str(), rule.id.as_str()), encode(rule).as_slice())?;
-            }
-            for id in &changes.delete {
-                rules.remove((namespace.as_str(), id.as_str()))?;
-            }
-            transaction.open_table(META)?.insert(namespace.as_str(), changes.revision)?;
-            if let Some(disabled) = changes.faults_disabled {
-                transaction.open_table(FAULTS)?.insert(namespace.as_str(), disabled)?;
-            }
+    fn opened_by(open: impl Fn() -> Opened + Send + Sync + 'static) -> Result<Self, StoreError> {
+        let database = Mutex::new(Ok(open()?));
+        Ok(Self { open: Box::new(open), database })
+    }
+
+    /// Works with the database, which is opened first where it is not, and again after a failure.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = work(self.mended(&mut database)?);
+        if let Err(error) = &done {
+            // Two of one file cannot be open: the old one goes first.
+            *database = Err(error.clone());
+            // Whether it opens is asked again by whoever comes next.
+            let _ = self.mended(&mut database);
         }
-        transaction.commit()?;
-        Ok(())
+        done
+    }
+
+    fn mended<'a>(&self, database: &'a mut Opened) -> Result<&'a Database, StoreError> {
+        if database.is_err() {
+            *database = (self.open)();
+        }
+        database.as_ref().map_err(Clone::clone)
+    }
+}
+
+impl std::fmt::Debug for RedbStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("RedbStore").field("database", &self.database).finish_non_exhaustive()
     }
 }
 
 impl RuleStore for RedbStore {
     fn load(&self) -> Result<Vec<(Namespace, RuleBook)>, StoreError> {
-        read_all(&self.database)
+        self.with(read_all)
     }
 
-    fn commit(&self, namespace: &Namespace, changes: &Changes) -> Result<(), StoreError> {
-        self.try_commit(namespace, changes).map_err(|error| StoreError::Failed(error.to_string()))
+    fn commit(&self, namespace: &Namespace, accepted: &Accepted) -> Result<(), StoreError> {
+        let failed = |error: redb::Error| StoreError::Failed(error.to_string());
+        self.with(|database| try_commit(database, namespace, accepted).map_err(failed))
     }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match self.database.try_lock() {
+            Ok(mut database) => self.mended(&mut database).map(|_| ()),
+            // Somebody works with it, and opens it where it is not.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+fn try_commit(database: &Database, namespace: &Namespace, accepted: &Accepted) -> Result<(), redb::Error> {
+    let Accepted { book, changes, .. } = accepted;
+    let name = namespace.as_str();
+    let transaction = database.begin_write()?;
+    {
+        let mut rules = transaction.open_table(RULES)?;
+        let before =
+            transaction.open_table(META)?.insert(name, changes.revision)?.map(|before| before.value());
+        let put: Vec<_> = if before.unwrap_or(0) + 1 == changes.revision {
+            for id in &changes.delete {
+                rules.remove((name, id.as_str()))?;
+            }
+            changes.put.iter().collect()
+        } else {
+            // An edit was kept whose caller was told that it failed. The book knows nothing of it.
+            rules.retain(|(of, _), _| of != name)?;
+            book.rules().values().collect()
+        };
+        for rule in put {
+            rules.insert((name, rule.id.as_str()), encode(rule).as_slice())?;
+        }
+        transaction.open_table(FAULTS)?.insert(name, book.faults_disabled())?;
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 /// Written aside and then renamed: whoever is killed meanwhile leaves no half of a file behind.
@@ -86,10 +138,18 @@ fn create(path: &Path, aside: &Path) -> Result<(), StoreError> {
     {
         return Err(failed(aside, &error));
     }
+    let made =
+        create_aside(aside).and_then(|()| fs::rename(aside, path).map_err(|error| failed(path, &error)));
+    if made.is_err() {
+        // What cannot be removed is removed by the next start.
+        let _ = fs::remove_file(aside);
+    }
+    made
+}
+
+fn create_aside(aside: &Path) -> Result<(), StoreError> {
     let database = builder().create(aside).map_err(|error| opening(aside, error))?;
-    create_tables(&database).map_err(|error| StoreError::Failed(error.to_string()))?;
-    drop(database);
-    fs::rename(aside, path).map_err(|error| failed(path, &error))
+    create_tables(&database).map_err(|error| StoreError::Failed(error.to_string()))
 }
 
 fn create_tables(database: &Database) -> Result<(), redb::Error> {
@@ -107,28 +167,26 @@ fn builder() -> redb::Builder {
     builder
 }
 
-/// Walks through a copy, because opening a file already writes to it: what is damaged must stay as it is
-/// for whoever repairs it.
-fn examine(path: &Path, copy: &Path) -> Result<(), StoreError> {
-    fs::copy(path, copy).map_err(|error| failed(copy, &error))?;
-    let verdict = examine_copy(copy).map_err(|reason| {
-        StoreError::Damaged(format!("{} is damaged and was left as it is: {reason}", path.display()))
-    });
-    // A copy that stays is overwritten at the next start.
-    let _ = fs::remove_file(copy);
-    verdict
-}
-
-fn examine_copy(copy: &Path) -> Result<(), String> {
+/// Walks through the file without writing to it, as opening it would: what is damaged must stay as it is for whoever
+/// repairs it.
+fn examine(path: &Path) -> Result<(), StoreError> {
+    let reading = |error: &io::Error| StoreError::Failed(format!("cannot read {}: {error}", path.display()));
+    let file = Untouched::open(path).map_err(|error| reading(&error))?;
     let walk = || {
-        let mut database = builder().open(copy).map_err(|error| error.to_string())?;
+        if file.is_empty() {
+            return Err("it is empty".to_owned());
+        }
+        let mut database = builder().create_with_backend(file).map_err(|error| error.to_string())?;
         if !database.check_integrity().map_err(|error| error.to_string())? {
             return Err("checksums do not match".to_owned());
         }
         read_all(&database).map(|_| ()).map_err(|error| error.to_string())
     };
     // A page that makes no sense may end in a panic of the reader.
-    std::panic::catch_unwind(walk).unwrap_or_else(|_| Err("it cannot be read".to_owned()))
+    let verdict = std::panic::catch_unwind(std::panic::AssertUnwindSafe(walk));
+    verdict.unwrap_or_else(|_| Err("it cannot be read".to_owned())).map_err(|reason| {
+        StoreError::Damaged(format!("{} is damaged and was left as it is: {reason}", path.display()))
+    })
 }
 
 fn read_all(database: &Database) -> Result<Vec<(Namespace, RuleBook)>, StoreError> {

@@ -1,7 +1,10 @@
 use super::*;
 use crate::rulebook::Edit;
 use control_api::RawRule;
+use redb::StorageBackend;
 use serde_json::json;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn raw(id: &str) -> RawRule {
     let text = json!({"id": id, "destination": "d", "priority": 3,
@@ -11,7 +14,7 @@ fn raw(id: &str) -> RawRule {
 
 fn write(store: &RedbStore, namespace: &str, book: &RuleBook, edit: Edit) -> RuleBook {
     let accepted = book.edit(edit, String::new).unwrap();
-    store.commit(&Namespace::new(namespace).unwrap(), &accepted.changes).unwrap();
+    store.commit(&Namespace::new(namespace).unwrap(), &accepted).unwrap();
     accepted.book
 }
 
@@ -44,9 +47,13 @@ fn the_switch_of_the_faults_is_kept_and_a_file_from_before_it_opens() {
     let directory = tempfile::tempdir().unwrap();
     let store = RedbStore::open(directory.path()).unwrap();
     let book = write(&store, "a", &RuleBook::default(), Edit::Upsert(vec![raw("x")]));
-    let transaction = store.database.begin_write().unwrap();
-    assert!(transaction.delete_table(FAULTS).unwrap());
-    transaction.commit().unwrap();
+    let without_table = |database: &Database| {
+        let transaction = database.begin_write().unwrap();
+        assert!(transaction.delete_table(FAULTS).unwrap());
+        transaction.commit().unwrap();
+        Ok(())
+    };
+    store.with(without_table).unwrap();
     assert_eq!(store.load().unwrap(), [(Namespace::new("a").unwrap(), book.clone())]);
     let book = write(&store, "a", &book, Edit::Faults { disabled: true });
     drop(store);
@@ -73,7 +80,6 @@ fn a_file_copied_in_the_middle_of_its_life_opens_with_everything_that_was_commit
 fn a_start_that_was_killed_while_it_made_the_file_hinders_nobody() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(NEW_FILE), "half of a file").unwrap();
-    fs::write(directory.path().join(EXAMINED_FILE), "half of a copy").unwrap();
     filled(directory.path());
     assert!(!directory.path().join(NEW_FILE).exists());
 }
@@ -102,6 +108,117 @@ fn a_damaged_file_is_reported_and_stays_as_it_is() {
         let error = RedbStore::open(directory.path()).unwrap_err();
         assert!(matches!(error, StoreError::Damaged(_)), "{error}");
         assert!(fs::read(&path).unwrap() == bad, "the file was changed");
-        assert!(!directory.path().join(EXAMINED_FILE).exists());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
     }
+}
+
+/// A file on a disk that may be full.
+#[derive(Debug)]
+struct Disk {
+    file: fs::File,
+    full: Arc<AtomicBool>,
+    /// Whether what is written arrives although it is said to have failed.
+    arrives: bool,
+}
+
+impl Disk {
+    fn take(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let full = self.full.load(Ordering::Relaxed);
+        if !full || self.arrives {
+            write()?;
+        }
+        if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // The last step of a write, after everything has arrived.
+        self.take(|| self.file.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.arrives {
+            self.file.write_all_at(data, offset)
+        } else {
+            self.take(|| self.file.write_all_at(data, offset))
+        }
+    }
+}
+
+fn on_a_disk(directory: &Path, arrives: bool) -> (RedbStore, Arc<AtomicBool>) {
+    drop(RedbStore::open(directory).unwrap());
+    let (path, full) = (directory.join(FILE), Arc::new(AtomicBool::new(false)));
+    let open = {
+        let full = Arc::clone(&full);
+        move || {
+            let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+            let disk = Disk { file, full: Arc::clone(&full), arrives };
+            builder().create_with_backend(disk).map_err(|error| opening(&path, error))
+        }
+    };
+    (RedbStore::opened_by(open).unwrap(), full)
+}
+
+#[test]
+fn after_a_full_disk_rules_are_kept_again() {
+    for arrives in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, full) = on_a_disk(directory.path(), arrives);
+        let book = write(&store, "a", &RuleBook::default(), Edit::Upsert(vec![raw("x")]));
+        let other = write(&store, "b", &RuleBook::default(), Edit::Upsert(vec![raw("x")]));
+        store.check().unwrap();
+        full.store(true, Ordering::Relaxed);
+        let refused = book.edit(Edit::Upsert(vec![raw("y")]), String::new).unwrap();
+        for _ in 0..3 {
+            store.commit(&Namespace::new("a").unwrap(), &refused).unwrap_err();
+            let reason = store.check().unwrap_err().to_string();
+            assert!(!reason.contains("Previous"), "{reason}");
+        }
+        full.store(false, Ordering::Relaxed);
+        store.check().unwrap();
+        // Whatever became of the edit that failed, its caller was told that there is no such rule.
+        let book = write(&store, "a", &book, Edit::Upsert(vec![raw("z")]));
+        assert_eq!(book.rules().len(), 2);
+        let kept = [(Namespace::new("a").unwrap(), book), (Namespace::new("b").unwrap(), other)];
+        assert_eq!(store.load().unwrap(), kept);
+        drop(store);
+        assert_eq!(RedbStore::open(directory.path()).unwrap().load().unwrap(), kept);
+    }
+}
+
+#[test]
+fn an_edit_that_was_kept_although_it_failed_is_gone_with_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(directory.path()).unwrap();
+    let book = write(&store, "a", &RuleBook::default(), Edit::Upsert(vec![raw("x")]));
+    let other = write(&store, "ab", &RuleBook::default(), Edit::Upsert(vec![raw("x")]));
+    write(&store, "a", &book, Edit::Upsert(vec![raw("y")]));
+    let book = write(&store, "a", &book, Edit::Upsert(vec![raw("z")]));
+    let names: Vec<_> = book.rules().keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["x", "z"]);
+    let kept = [(Namespace::new("a").unwrap(), book), (Namespace::new("ab").unwrap(), other)];
+    assert_eq!(store.load().unwrap(), kept);
+}
+
+#[test]
+fn a_file_is_examined_where_nothing_can_be_written() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    let before = fs::read(directory.path().join(FILE)).unwrap();
+    examine(&directory.path().join(FILE)).unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    assert_eq!(fs::read(directory.path().join(FILE)).unwrap(), before);
 }
