@@ -18,7 +18,7 @@ use crate::timestamp::Timestamp;
 /// How many leases are renewed in one go.
 const RENEWED_AT_ONCE_MAX: usize = 512;
 
-/// How many places are looked at in one go; some 0.1 ms.
+/// How many places are copied under one lock: whoever waits for it waits for so many, and not for all.
 const COPIED_AT_ONCE_MAX: usize = 1_024;
 
 /// One namespace.
