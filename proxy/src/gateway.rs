@@ -101,8 +101,8 @@ impl ProxyHttp for Gateway {
         if let Err(reply) = admitted {
             return session::answer(session, &reply, ctx, self.is_ending()).await;
         }
-        if session.as_http2().is_some() && session.is_body_empty() {
-            // From HTTP/2 to HTTP/2 Pingora says nothing of a body that is none.
+        if session.is_body_empty() {
+            // Pingora says so only once there is a connection, and from HTTP/2 to HTTP/2 never.
             ctx.body_came(false, true, clock::now);
         }
         let client = session.client_addr().and_then(|address| Some(address.as_inet()?.ip()));

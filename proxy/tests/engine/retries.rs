@@ -132,6 +132,22 @@ async fn a_request_that_takes_too_long_is_504_and_retries_do_not_prolong_it() {
 }
 
 #[tokio::test]
+async fn time_that_is_over_before_there_is_a_connection_is_not_the_clients_fault() {
+    let instance = Instance::named("x").await;
+    let proxy =
+        Proxy::with(&[route(json!({"http_req_timeout": 1e-9}))], &[("s", "v1", instance.to_string())]);
+    let mut conn = proxy.connect().await;
+    for request in [get("/s"), post("/s", "")] {
+        conn.send(request).await;
+        let answer = conn.answer().await;
+        assert_eq!((answer.status, &*answer.error()), (504, "upstream_timeout"));
+        if !answer.goes_on() {
+            conn = proxy.connect().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_has_begun_may_take_its_time_but_not_fall_silent() {
     let mut instance = Instance::start().await;
     let rule = route(json!({"http_req_timeout": 0.4}));
