@@ -25,7 +25,8 @@ impl<A: Attach> RouteTable<A> {
     /// Decides what happens to one request.
     ///
     /// Total: a request that fits nothing gets a named refusal. Does not allocate once the expressions of
-    /// the rules it meets have been run by this thread on such values, unless a header occurs several times.
+    /// the rules it meets have been run by this thread on such values, unless a header occurs several times or the name
+    /// of the service is encoded.
     pub fn decide(&self, head: &RequestHead<'_>, seed: Seed, now: &impl Circumstances) -> Decision {
         self.judge(head, seed, now, &mut Silent)
     }
@@ -74,12 +75,16 @@ impl<A: Attach> RouteTable<A> {
             let mut values = Values::new(head, &self.service(at.service).fields);
             return self.go(at.service, choice, &mut values, seed, now, notes);
         }
-        let edge = captured.map(|rule| (rule.service, Rewrite::Uri(rule), AddressedBy::Edge));
-        let host = || Some((self.named_by_host(head.authority)?, Rewrite::Keep, AddressedBy::Host));
-        let segment = || Some((self.named(head.path)?, Rewrite::Strip, AddressedBy::Segment));
-        let Some((at, rewrite, by)) = edge.or_else(host).or_else(segment) else {
+        let edge = captured.map(|rule| (rule.service, None, Rewrite::Uri(rule), AddressedBy::Edge));
+        let host = || Some((self.named_by_host(head.authority)?, None, Rewrite::Keep, AddressedBy::Host));
+        let segment = || {
+            let (at, path) = self.named(head.path)?;
+            Some((at, path, Rewrite::Strip, AddressedBy::Segment))
+        };
+        let Some((at, path, rewrite, by)) = edge.or_else(host).or_else(segment) else {
             return Decision::refuse(None, Refusal::UnknownService);
         };
+        let head = &RequestHead { path: path.as_deref().unwrap_or(head.path), ..*head };
         let service = self.service(at);
         let mut values = Values::new(head, &service.fields);
         notes.named(by, &service.routes, &service.silenced);

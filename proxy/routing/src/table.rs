@@ -152,10 +152,16 @@ impl<A: Attach> RouteTable<A> {
         })
     }
 
-    /// The service that the first segment of a path names, as written or with its encoding undone.
-    pub(crate) fn named(&self, path: &str) -> Option<ServiceIndex> {
-        let (segment, _) = first_segment(path)?;
-        self.find(segment).or_else(|| self.find(percent_decoded(segment, &mut [0; SEGMENT_MAX_BYTES])?))
+    /// The service that the first segment of a path names, as written or with its encoding undone; then also the path
+    /// as rules see it: a name has one way to be written there, so that no rule is passed by in another.
+    pub(crate) fn named(&self, path: &str) -> Option<(ServiceIndex, Option<String>)> {
+        let (segment, rest) = first_segment(path)?;
+        if let Some(at) = self.find(segment) {
+            return Some((at, None));
+        }
+        let mut buffer = [0; SEGMENT_MAX_BYTES];
+        let name = percent_decoded(segment, &mut buffer)?;
+        Some((self.find(name)?, Some(format!("/{name}{rest}"))))
     }
 
     fn bare(identity: Identity, patterns: Patterns) -> Self {
