@@ -247,6 +247,11 @@ fn a_wait_names_who_serves_the_change_and_explain_tells_what_it_means() {
     });
     let explanation: Value = serde_json::from_str(&explain(&["-o", "json", "--request_id", "r-1"])).unwrap();
     assert!(explanation.is_object(), "{explanation}");
+    for named in [&["-H", "Host: reviews.a8"][..], &["--authority", "reviews.a8"]] {
+        let args = [&["explain", "/x", "--admin_url", &admin], named].concat();
+        let text = fabric.ok(&args);
+        assert!(text.contains("named by host"), "{named:?}: {text}");
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ pub(crate) struct ExplainVerb {
     /// A header of the request; repeat for more.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
+    /// Host and port that the request is sent to; without it what `-H 'Host: ..'` says.
+    #[arg(long, value_name = "HOST")]
+    authority: Option<String>,
     /// The request's method.
     #[arg(short = 'X', long, default_value = "GET")]
     method: String,
@@ -46,6 +49,9 @@ pub(crate) fn run(verb: ExplainVerb) -> Result<(), Failure> {
             return Err(Failure::new(format!("`{header}` is no header; write `Name: value`")));
         };
         query.push_str(&format!("&header={}", encode(&format!("{}:{}", name.trim(), value.trim()))));
+    }
+    if let Some(authority) = &verb.authority {
+        query.push_str(&format!("&authority={}", encode(authority)));
     }
     if let Some(id) = &verb.request_id {
         query.push_str(&format!("&request_id={}", encode(id)));

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use control_api::unix_s;
-use http::header::HeaderName;
+use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use routing::{At, Explanation, RequestHead, Seed, panics};
 use serde::Serialize;
@@ -37,7 +37,8 @@ struct Question {
 }
 
 /// Answers `path=..&method=..&header=Name:value&authority=..&request_id=..&format=text`. Only the path is
-/// needed; without an id the draws are those of a new request.
+/// needed; the authority is the `Host` among the headers unless it is given; without an id the draws are those of a new
+/// request.
 pub(super) fn explain(tables: &Tables, query: &str) -> Result<Answer, String> {
     let question = Question::read(query, || uuid::Uuid::new_v4().to_string())?;
     let head = RequestHead {
@@ -75,14 +76,14 @@ impl Question {
     fn read(query: &str, new_id: impl FnOnce() -> String) -> Result<Self, String> {
         let (mut path, mut request_id) = (None, None);
         let mut headers = HeaderMap::new();
-        let (mut method, mut authority, mut text) = ("GET".to_owned(), String::new(), false);
+        let (mut method, mut authority, mut text) = ("GET".to_owned(), None, false);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = decoded(value).ok_or_else(|| format!("`{key}` is not percent-encoded text"))?;
             match key {
                 "path" => path = Some(value),
                 "method" => method = value,
-                "authority" => authority = value,
+                "authority" => authority = Some(value),
                 "request_id" => request_id = Some(value),
                 "format" => text = value == "text",
                 "header" => header(&mut headers, &value)?,
@@ -93,6 +94,9 @@ impl Question {
         if !path.starts_with('/') {
             return Err("`path` does not begin with a slash".to_owned());
         }
+        // Given apart it goes before the header, as `:authority` does.
+        let host = || Some(headers.get(HOST)?.to_str().ok()?.to_owned());
+        let authority = authority.or_else(host).unwrap_or_default();
         // The id is a header of the request, for rules that match on it; made here as the proxy makes it.
         let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
         let request_id = request_id.or(given).unwrap_or_else(new_id);
@@ -151,6 +155,17 @@ mod tests {
         assert_eq!(question.headers["cookie"], "user=jason");
         assert_eq!(question.headers["a"], "b+c");
         assert_eq!(question.headers["x-request-id"], "id-1");
+    }
+
+    #[test]
+    fn the_authority_is_the_parameter_then_the_host_then_none() {
+        for (query, authority) in [
+            ("path=/&authority=a:1&header=Host:b", "a:1"),
+            ("path=/&header=hOST:%20b:2", "b:2"),
+            ("path=/", ""),
+        ] {
+            assert_eq!(read(query).unwrap().authority, authority, "{query}");
+        }
     }
 
     #[test]
