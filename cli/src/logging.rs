@@ -1,6 +1,7 @@
 //! Diagnostic messages: their level, their form, and the bridge from the `log` crate that Pingora speaks.
-//! They go to standard error; the proxy's access log is data and not written here.
+//! They go to standard error, and nobody waits for it; the proxy's access log is data and not written here.
 
+mod queue;
 mod text;
 
 use std::fmt;
@@ -61,11 +62,12 @@ const CHATTY: [(&str, LevelFilter); 6] = [
     ("tower", LevelFilter::INFO),
 ];
 
-/// Starts writing messages. A second call changes nothing.
-pub(crate) fn start(level: Level, format: LogFormat) {
+/// Starts writing messages, and writes what is queued when the result is dropped. A second call changes nothing.
+pub(crate) fn start(level: Level, format: LogFormat) -> impl Drop {
     let capped = CHATTY.map(|(target, most)| (target, most.min(level.0)));
     let targets = Targets::new().with_default(level.0).with_targets(capped);
-    let to_stderr = layer::<Registry>().with_writer(io::stderr);
+    let (queue, written) = queue::start(io::stderr());
+    let to_stderr = layer::<Registry>().with_writer(queue);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Text => to_stderr.event_format(text::Text).boxed(),
         LogFormat::Json => to_stderr.event_format(ANCESTOR).boxed(),
@@ -73,6 +75,7 @@ pub(crate) fn start(level: Level, format: LogFormat) {
     };
     // Only a second subscriber fails, and then the first one goes on.
     let _ = tracing_subscriber::registry().with(layer).with(targets).try_init();
+    written
 }
 
 /// What the fields of a message are called.

@@ -94,7 +94,7 @@ pub(crate) fn start<R: Role>(program: &Command, argv: &[OsString]) -> Result<(),
     if args.program.show_settings {
         return output::raw(&layers.origins.listing()).map_err(Unparsed::Refused);
     }
-    logging::start(args.program.log_level, args.program.log_format);
+    let _written = logging::start(args.program.log_level, args.program.log_format);
     raise_open_files();
     if args.program.until_stdin_closes {
         end_with_parent();

@@ -3,11 +3,12 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
 
 use serde_json::Value;
-use support::{Role, a8};
+use support::{PATIENCE, Role, a8};
 
 fn roles(folder: &std::path::Path) -> Vec<(Vec<String>, &'static str, Vec<&'static str>)> {
     let dir = |name: &str| format!("--data_dir={}", folder.join(name).display());
@@ -80,6 +81,40 @@ fn first_message(format: &str) -> String {
     child.kill().unwrap();
     child.wait().unwrap();
     line
+}
+
+#[test]
+fn a_reader_of_messages_that_is_stuck_stops_no_role() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = a8();
+    command.args(["registry", "--api_host=127.0.0.1", "--api_port=0", "--log_level=debug", "--data_dir"]);
+    command.arg(data.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().rsplit_once('=').unwrap().1.to_owned();
+    // More messages than a pipe holds, and nobody reads them.
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    for number in 0..2_000 {
+        stream.write_all(b"GET /api/v1/services HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        let mut bytes = 0;
+        loop {
+            let mut line = String::new();
+            answers.read_line(&mut line).unwrap_or_else(|error| panic!("request {number}: {error}"));
+            let line = line.to_ascii_lowercase();
+            if let Some(length) = line.strip_prefix("content-length:") {
+                bytes = length.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        answers.read_exact(&mut vec![0; bytes]).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
