@@ -2,6 +2,7 @@
 //! is the front's.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
+use rustix::process::{Resource, getrlimit};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -20,8 +22,16 @@ use crate::closing::Closing;
 use crate::http::Front;
 use crate::taken::Taken;
 
-/// How many connections are served at once; further ones wait in the listener's queue.
+/// How many connections are served at once, as far as there are files for them; further ones wait in the listener's
+/// queue.
 const CONNECTIONS_MAX: usize = 20_000;
+/// How many of the files that the process may open are no connection's: rules are kept, registries are followed, keys
+/// are read, however many clients there are.
+const FILES_KEPT: usize = 64;
+/// How many connections may wait to be accepted. The system may allow fewer.
+const BACKLOG: u32 = 4096;
+/// How long a new connection may ask for nothing: a client connects because it has something to say.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may take to send the head of a request, idle time included.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest head of a request.
@@ -41,18 +51,24 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Serves until `closing` says so, then until the answers that were begun are out or their time is up.
 pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut closing: Closing) {
+    let connections_max = connections_max(getrlimit(Resource::Nofile).current);
     let mut connections = JoinSet::new();
+    let mut is_refused = false;
     loop {
         tokio::select! {
             biased; // The end comes before new work, and room is made before it is taken.
             () = closing.announced() => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if connections.len() < connections_max => match accepted {
                 Ok((stream, peer)) => {
+                    is_refused = false;
                     connections.spawn(connection(stream, peer, Arc::clone(&front), closing.clone()));
                 }
                 Err(error) => {
-                    warn!(%error, "connection cannot be accepted");
+                    // Once until it works again: every further attempt would say the same.
+                    if !std::mem::replace(&mut is_refused, true) {
+                        warn!(%error, "connections cannot be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -63,6 +79,33 @@ pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut closing
     if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
         connections.shutdown().await;
     }
+}
+
+/// How many connections a limit on open files allows.
+fn connections_max(open_files: Option<u64>) -> usize {
+    let open_files = open_files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    // A limit that leaves nothing is the operator's, who then hears of every file that is missing.
+    open_files.saturating_sub(FILES_KEPT).clamp(1, CONNECTIONS_MAX)
+}
+
+/// Listens on the first of the addresses that a host name has and that can be listened on.
+pub(crate) async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut refused = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match bind_to(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What an earlier life left half closed keeps nobody from the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, mut closing: Closing) {
@@ -86,7 +129,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, mut 
     let mut serving =
         pin!(builder.serve_connection(TokioIo::new(Taken::new(stream, STALL_TIMEOUT)), service));
     // hyper times heads once it knows the version, and HTTP/2 peers once they have greeted: nobody before.
-    let mut silence = pin!(tokio::time::sleep(HEADER_READ_TIMEOUT));
+    let mut silence = pin!(tokio::time::sleep(SILENCE_TIMEOUT));
     let (mut is_closing, mut may_be_silent) = (false, true);
     let ended = loop {
         tokio::select! {
@@ -123,6 +166,30 @@ mod tests {
         let front = Arc::new(Front::new(Clock::start(), false));
         tasks.spawn(accept(listener, front, closing.listen()));
         (address, tasks)
+    }
+
+    #[test]
+    fn connections_leave_files_for_everything_else() {
+        for (open_files, connections) in [
+            (None, CONNECTIONS_MAX),
+            (Some(1_000_000), CONNECTIONS_MAX),
+            (Some(1_024), 1_024 - FILES_KEPT),
+            (Some(10), 1),
+        ] {
+            assert_eq!(connections_max(open_files), connections, "{open_files:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn many_may_connect_before_any_is_accepted() {
+        let listener = bind("localhost", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(bind("localhost", address.port()).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let mut waiting = Vec::new();
+        for number in 0..300 {
+            let connected = tokio::time::timeout(Duration::from_secs(20), TcpStream::connect(address)).await;
+            waiting.push(connected.unwrap_or_else(|_| panic!("connection {number} waits")).unwrap());
+        }
     }
 
     #[tokio::test]

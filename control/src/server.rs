@@ -19,7 +19,7 @@ use crate::closing::Announcer;
 use crate::config::{AuthMode, Config, StoreKind};
 use crate::http::auth::Chain;
 use crate::http::{App, Front};
-use crate::listen::accept;
+use crate::listen::{self, accept};
 use crate::metrics::Metrics;
 use crate::persist::{MemoryStore, RedbStore, RuleStore};
 use crate::rulebook::RuleBook;
@@ -81,7 +81,7 @@ pub async fn serve(
 
 async fn bind(config: &Config) -> Result<TcpListener, BadSetting> {
     let Config { api_host, api_port, .. } = config;
-    TcpListener::bind((api_host.as_str(), *api_port)).await.map_err(|error| {
+    listen::bind(api_host, *api_port).await.map_err(|error| {
         let (setting, reason) = match error.kind() {
             io::ErrorKind::AddrInUse => ("api_port", "address in use".to_owned()),
             io::ErrorKind::PermissionDenied => ("api_port", "permission denied".to_owned()),

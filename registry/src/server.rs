@@ -137,7 +137,7 @@ fn sources(config: &Config) -> Result<Vec<Box<dyn CatalogSource>>, BadSetting> {
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, BadSetting> {
-    let listener = TcpListener::bind((config.host.as_str(), config.port)).await;
+    let listener = listen::bind(&config.host, config.port).await;
     listener.map_err(|error| cannot_listen(config, &error))
 }
 

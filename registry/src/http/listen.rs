@@ -1,6 +1,7 @@
 //! Accepts connections and speaks HTTP/1.1 and HTTP/2 on them, within named bounds, until told to stop. It
 //! does not know what is served.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use prometheus::IntGauge;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -30,6 +31,10 @@ pub const CONNECTIONS_MAX: usize = 50_000;
 /// How many of the files that the process may open are no connection's: the snapshot is written, keys and certificates
 /// are read, however many clients there are.
 pub const FILES_KEPT: usize = 64;
+/// How many connections may wait to be accepted. The system may allow fewer.
+pub const BACKLOG: u32 = 4096;
+/// How long a new connection may ask for nothing: a client connects because it has something to say.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take for the head of a request, counted from the end of the previous one; so an
 /// idle connection is closed after this time too. Longer than the usual heartbeat.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -51,6 +56,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Marks requests that came over TLS.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OverTls;
+
+/// Listens on the first of the addresses that a host name has and that can be listened on.
+pub async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut refused = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match bind_to(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What an earlier life left half closed keeps nobody from the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `closing` turns true, then lets requests finish for [`DRAIN_TIMEOUT`].
 pub async fn listen(
@@ -106,11 +131,15 @@ async fn accept(
     permits: &Arc<Semaphore>,
 ) -> (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit) {
     let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
+    let mut is_refused = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, peer, permit),
             Err(error) => {
-                tracing::warn!(module = "API", %error, "a connection could not be accepted");
+                // Once until it works again: every further attempt would say the same.
+                if !std::mem::replace(&mut is_refused, true) {
+                    tracing::warn!(module = "API", %error, "connections cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -160,7 +189,7 @@ async fn serve<S>(
     let stream = TokioIo::new(Unstalled::new(stream, STALL_TIMEOUT));
     let mut connection = pin!(builder.serve_connection(stream, service));
     // The head timeout begins only once it is known which HTTP is spoken; this one covers the silence before.
-    let mut silence = pin!(tokio::time::sleep(HEAD_TIMEOUT));
+    let mut silence = pin!(tokio::time::sleep(SILENCE_TIMEOUT));
     let (mut is_closing, mut may_be_silent) = (false, true);
     loop {
         tokio::select! {
@@ -210,6 +239,18 @@ mod tests {
             (Some(10), 1),
         ] {
             assert_eq!(connections_max(open_files), connections, "{open_files:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn many_may_connect_before_any_is_accepted() {
+        let listener = bind("localhost", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(bind("localhost", address.port()).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let mut waiting = Vec::new();
+        for number in 0..300 {
+            let connected = tokio::time::timeout(Duration::from_secs(20), TcpStream::connect(address)).await;
+            waiting.push(connected.unwrap_or_else(|_| panic!("connection {number} waits")).unwrap());
         }
     }
 }
