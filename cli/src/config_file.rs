@@ -2,6 +2,8 @@
 //! values nor knows which of them count; layering does.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde_yaml_ng::Value;
@@ -17,13 +19,14 @@ const FILE_MAX_BYTES: u64 = 1 << 20;
 
 /// Reads a file. `flags` are the flags of the role; `keys` further names for them.
 pub(crate) fn read(path: &Path, keys: FileKeys, flags: &[String]) -> Result<FileValues, String> {
-    let size =
-        std::fs::metadata(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?.len();
-    if size > FILE_MAX_BYTES {
+    let unreadable = |error| format!("cannot read {}: {error}", path.display());
+    let mut text = String::new();
+    // Not every file says how long it is.
+    let mut limited = File::open(path).map_err(unreadable)?.take(FILE_MAX_BYTES + 1);
+    let size = limited.read_to_string(&mut text).map_err(unreadable)?;
+    if size as u64 > FILE_MAX_BYTES {
         return Err(format!("{} is larger than {FILE_MAX_BYTES} bytes", path.display()));
     }
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     values(&text, keys, flags).map_err(|problem| format!("{}: {problem}", path.display()))
 }
 
@@ -118,6 +121,12 @@ mod tests {
         }
         assert_eq!(read_text("").unwrap().len(), 0);
         assert_eq!(read_text("registry: {url: }").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_too_large() {
+        let problem = read(Path::new("/dev/zero"), KEYS, &[]).unwrap_err();
+        assert_eq!(problem, "/dev/zero is larger than 1048576 bytes");
     }
 
     #[test]
