@@ -58,6 +58,8 @@ pub(crate) struct Context {
     body_ended: bool,
     /// The current attempt had to connect first.
     connected: bool,
+    /// The answer has begun, the instance's or one of the proxy's own.
+    answer_came: bool,
     /// The connection of the current attempt carries nothing else.
     pub(crate) apart: bool,
     /// The body of the answer, where nobody but the engine itself can hold it back.
@@ -183,6 +185,7 @@ impl Context {
             keepalive: None,
             body_ended: false,
             connected: false,
+            answer_came: false,
             apart: false,
             flow: None,
             signals: None,
@@ -342,7 +345,9 @@ impl Context {
                 self.deadline = self.due(now);
             }
             self.try_until = within.map(|within| now + within);
-            self.watch();
+            if !self.answer_came {
+                self.watch();
+            }
         }
     }
 
@@ -359,8 +364,9 @@ impl Context {
         self.watch();
     }
 
-    /// Nothing more is waited for.
-    pub(crate) fn unwatch(&self) {
+    /// Nothing more is waited for, whatever still comes of the request.
+    pub(crate) fn unwatch(&mut self) {
+        self.answer_came = true;
         if let Some(signals) = &self.signals {
             signals.disarm();
         }
@@ -405,9 +411,19 @@ impl Context {
         self.time_left(now).is_zero()
     }
 
-    /// Which time is over, of whoever was waited for until it was.
-    pub(crate) fn lateness(&self, now: Instant) -> Cause {
-        if self.try_until.is_some() && !self.is_late(now) { Cause::TryLate } else { Cause::Late }
+    /// Which time is over, of whoever was waited for until it was: the instance, once it has the request, and before that
+    /// while it does not take what has come of it.
+    pub(crate) fn lateness(&self, unsent: bool, now: Instant) -> Cause {
+        match self.try_until {
+            _ if !self.body_ended && !unsent => Cause::Stalled,
+            Some(_) if !self.is_late(now) => Cause::TryLate,
+            _ => Cause::Late,
+        }
+    }
+
+    /// Whether the connection of the current attempt says that the instance takes no more of the request.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.signals.as_ref().is_some_and(|signals| signals.is_stuck())
     }
 
     pub(crate) fn decision(&self) -> Option<&Decision> {

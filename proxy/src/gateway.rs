@@ -138,10 +138,10 @@ impl ProxyHttp for Gateway {
         let limits = ctx.limits().filter(|_| protocol == Protocol::Http1);
         // The stream of an HTTP/1.1 client is told how long each attempt may take; those of HTTP/2 share one.
         let untold = session.as_http2().is_some() && (limits.is_some() || ctx.try_within().is_some());
-        let signals = untold.then(|| ctx.watched_apart());
         ctx.apart = limits.is_some() || untold;
-        // What may be refused before all of it is sent goes over a connection that notices.
+        // What may be refused before all of it is sent, or not be taken, goes over a connection that notices.
         let long = protocol == Protocol::Http1 && session::is_long(session.req_header());
+        let signals = (untold || long).then(|| ctx.watched_apart());
         let peer = ctx.begin_attempt(clock::now()).and_then(|target| {
             let peer = if ctx.apart || long {
                 let limits = limits.map(|limits| (session.req_header().method.as_str().to_owned(), limits));
@@ -450,9 +450,10 @@ impl Gateway {
 /// Judges a failed attempt; the error's mark says whether another follows.
 fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise: Cause) -> Box<Error> {
     let now = clock::now();
+    let lateness = ctx.lateness(ctx.is_stuck() || *error.etype() == ErrorType::WriteTimedout, now);
     let cause = match upstream::cause(&error) {
-        _ if complaint(error.root_cause()) == Some(Complaint::OutOfTime) => Some(ctx.lateness(now)),
-        Some(Cause::Late) => Some(ctx.lateness(now)),
+        _ if complaint(error.root_cause()) == Some(Complaint::OutOfTime) => Some(lateness),
+        Some(Cause::Late) => Some(lateness),
         None if otherwise == Cause::Unreachable => {
             error.as_up();
             Some(otherwise)
@@ -463,14 +464,14 @@ fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise
         None => false,
         Some(_) if has_answered(session) => false,
         // Whatever an attempt failed of, the end of the request's time is what its client is told.
-        Some(_) if ctx.is_late(now) => ctx.failed(Cause::Late, replay(session), now),
+        Some(cause) if ctx.is_late(now) && cause != Cause::Stalled => {
+            ctx.failed(Cause::Late, replay(session), now)
+        }
         Some(_) if otherwise == Cause::Unreachable => {
             ctx.failed(upstream::unconnected(&error), replay(session), now)
         }
         // An HTTP/2 connection does not tell what it ended of.
-        Some(_) if ctx.apart && now >= ctx.answer_until() => {
-            ctx.failed(ctx.lateness(now), replay(session), now)
-        }
+        Some(_) if ctx.apart && now >= ctx.answer_until() => ctx.failed(lateness, replay(session), now),
         Some(cause) => ctx.failed(cause, replay(session), now),
     };
     error.set_retry(again);

@@ -12,6 +12,7 @@ pub(crate) struct Signals {
     until: AtomicU64,
     switched: AtomicBool,
     resets: AtomicBool,
+    stuck: AtomicBool,
 }
 
 /// What a deadline asks for.
@@ -35,6 +36,7 @@ impl Signals {
             until: AtomicU64::new(0),
             switched: AtomicBool::new(false),
             resets: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
         }
     }
 
@@ -67,6 +69,16 @@ impl Signals {
     /// Whether it is.
     pub(crate) fn resets(&self) -> bool {
         self.resets.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the instance takes what is sent to it.
+    pub(crate) fn sending(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Relaxed);
+    }
+
+    /// Whether something of the request waits for the instance to take it.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     /// Takes the deadline away.

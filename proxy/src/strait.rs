@@ -36,7 +36,7 @@ pub(crate) struct StraitConnect {
     pub(crate) protocol: Protocol,
     /// The method of the request and what is done to its answer, which is then one of HTTP/1.1.
     pub(crate) limits: Option<(String, Limits)>,
-    /// Until when the answer may begin, where no stream of a client tells.
+    /// Until when the answer may begin, where no stream of a client tells, or may not be looked at.
     pub(crate) signals: Option<Arc<Signals>>,
     pub(crate) secure: Arc<Secure>,
 }
@@ -170,9 +170,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strait<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strait<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strait<S> {
+    /// Pingora does not look at the time of a request while it waits to send.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Some(signals) = &self.signals {
+            signals.sending(written.is_pending());
+        }
+        if written.is_pending() && self.is_out_of_time(cx) {
+            // What could not be sent still waits.
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, OutOfTime)));
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -47,6 +47,7 @@ impl Context {
         let tls_name = chosen.address.tls.then(|| chosen.address.host.clone());
         // The answer may begin until the deadline, and then has the whole time anew between any two reads.
         self.connected = false;
+        self.signals.iter().for_each(|signals| signals.sending(false));
         let within = self.try_within();
         self.try_until = within.filter(|_| self.body_ended).map(|within| now + within);
         let watched = self.watch();
@@ -77,9 +78,7 @@ impl Context {
     /// Takes note of an attempt that failed; whether another follows.
     pub(crate) fn failed(&mut self, cause: Cause, replay: Replay<'_>, now: Instant) -> bool {
         let cause = match cause {
-            Cause::Late if self.call_until == Some(self.deadline) => Cause::Expired,
-            // An instance cannot answer a request that it has not got.
-            Cause::Late if !self.body_ended => Cause::Stalled,
+            Cause::Late | Cause::Stalled if self.call_until == Some(self.deadline) => Cause::Expired,
             cause => cause,
         };
         self.report(cause, now);
@@ -144,8 +143,12 @@ impl Context {
         reply
     }
 
-    /// Notes that an answer broke off, or that the instance was to blame for the end in another way.
+    /// Notes that an answer broke off, or that the instance was to blame for the end in another way. Nothing is noted of
+    /// attempts that have failed: what was sent then is no instance's answer.
     pub(crate) fn broke_off(&mut self, cause: Cause, now: Instant) {
+        if self.attempt.is_none() {
+            return;
+        }
         self.flags.set(if cause == Cause::Late { Flag::UpstreamTimeout } else { Flag::UpstreamReset });
         self.report(cause, now);
     }

@@ -129,10 +129,23 @@ impl<'r> Exchange<'r> {
             return Poll::Ready(Err(Failure::Client(Broken::Gone)));
         }
         let mut until = self.law.answer_until();
-        if !self.upload.has_ended() {
+        if !self.upload.has_ended() && !self.has_unsent() {
             until = until.min(self.upload.came() + CLIENT_WITHIN);
         }
-        self.wire.poll_alarm(until, cx).map(|()| Err(Failure::Instance(self.law.lateness(clock::now()))))
+        self.wire.poll_alarm(until, cx).map(|()| Err(Failure::Instance(self.lateness(clock::now()))))
+    }
+
+    fn lateness(&self, now: Instant) -> Cause {
+        self.law.lateness(self.has_unsent(), now)
+    }
+
+    /// Whether something of the request is here that the instance does not take.
+    fn has_unsent(&self) -> bool {
+        match self.sending {
+            Sending::Head(_) | Sending::Broken => true,
+            Sending::Body => self.upload.has_unsent(),
+            Sending::Done => false,
+        }
     }
 
     /// Sends what can be sent; ready only when the client has broken its request.
@@ -200,7 +213,7 @@ impl<'r> Exchange<'r> {
                 // Whoever sends nothing else would never let anything else be looked at.
                 let now = clock::now();
                 if now >= self.law.answer_until() {
-                    return Poll::Ready(Err(self.law.lateness(now)));
+                    return Poll::Ready(Err(self.lateness(now)));
                 }
                 self.pass_interim(&answer);
             }

@@ -27,6 +27,8 @@ pub(super) struct Upload {
     lost: bool,
     /// Came after what is kept.
     buffer: Option<Buffer>,
+    /// What was written last waits in the connection itself.
+    flushing: bool,
     /// The client has sent all of it.
     ended: bool,
     came: Instant,
@@ -58,13 +60,14 @@ impl From<Broken> for Stuck {
 impl Upload {
     /// The body of a request that came `now`; `ended`: there is none.
     pub(super) fn new(ended: bool, now: Instant) -> Self {
-        Self { kept: Vec::new(), sent: 0, lost: false, buffer: None, ended, came: now }
+        Self { kept: Vec::new(), sent: 0, lost: false, buffer: None, flushing: false, ended, came: now }
     }
 
     /// The next attempt begins with the first byte again.
     pub(super) fn rewind(&mut self) {
         self.sent = 0;
         self.buffer = None;
+        self.flushing = false;
     }
 
     /// No attempt will follow the current one: nothing needs to be kept any longer than until it is sent.
@@ -78,6 +81,11 @@ impl Upload {
     /// All of it has come.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Something has come that the instance has not taken.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.sent < self.kept.len() || self.buffer.is_some() || self.flushing
     }
 
     /// What of it has come before anything was sent.
@@ -169,7 +177,9 @@ impl Upload {
                 more?;
                 continue;
             }
+            self.flushing = true;
             ready!(upstream.poll_flush(cx)).map_err(refused)?;
+            self.flushing = false;
             return Poll::Pending;
         }
     }

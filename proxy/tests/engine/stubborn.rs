@@ -88,3 +88,34 @@ async fn an_answer_before_the_end_of_its_request_does_not_cut_the_request() {
     assert_eq!(upstream.count(300_000).await, 300_000);
     assert!(conn.is_closed().await);
 }
+
+#[tokio::test]
+async fn an_instance_that_takes_no_more_of_a_body_is_late_and_a_client_that_sends_no_more_is_not_its_fault() {
+    let mut instance = Instance::start().await;
+    let rule = json!({"id": "r", "destination": "s", "route": {"http_req_timeout": 2, "http_req_retries": 0,
+        "backends": [{"tags": ["v1"], "resilience": {"consecutive_errors": 1, "max_ejection_percent": 100}}]}});
+    let proxy = Proxy::with(&[rule], &[("s", "v1", instance.at.to_string())]);
+    let ejections = r#"a8_proxy_ejections_total{kind="consecutive_errors",service="s"}"#;
+    let head = format!("POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 1 << 30);
+
+    let mut conn = proxy.connect().await;
+    conn.send(&head).await;
+    conn.send("x".repeat(200_000)).await;
+    let (mut upstream, _) = instance.request().await;
+    assert_eq!(upstream.count(200_000).await, 200_000);
+    let answer = conn.answer().await;
+    assert_eq!((answer.status, &*answer.error()), (408, "bad_request"));
+    assert_eq!(proxy.metric(ejections), None);
+
+    let mut conn = proxy.connect().await;
+    conn.send(&head).await;
+    let (_upstream, _) = instance.request().await;
+    assert!(conn.send_until_stuck(64 << 20, 64 * 1024).await < 64 << 20, "nobody takes it");
+    let answer = conn.answer().await;
+    assert_eq!((answer.status, &*answer.error()), (504, "upstream_timeout"));
+    let log = proxy.log(2).await;
+    assert_eq!((&log[0]["response_flags"], &log[1]["response_flags"]), (&"-".into(), &"UT".into()));
+    let took = log[1]["request_time"].as_u64().unwrap();
+    assert!((1990..3900).contains(&took), "{took} ms: it has the time of one request");
+    assert_eq!(proxy.metric(ejections), Some(1.0));
+}
