@@ -359,6 +359,29 @@ fn a_proxy_starts_and_serves_without_control_from_the_last_good_snapshot() {
 }
 
 #[test]
+fn what_control_confirms_of_the_last_good_snapshot_is_controls_and_who_comes_then_has_just_come_up() {
+    let (dir, control, reborn) = (dir(), FakeControl::start(), FakeControl::start());
+    let one = snapshot(1, &["127.0.0.1:1"]);
+    let proxy = Proxy::start(dir.path(), &[control.url()]);
+    control.full(7, &one);
+    control.poll(1);
+    drop(proxy);
+    let proxy = Proxy::start(dir.path(), &[reborn.url()]);
+    assert_eq!(proxy.seen().source, Source::LastGood);
+    reborn.unchanged(&at(7, &one));
+    proxy.until("control confirmed it", |seen| seen.source == Source::Control);
+    assert_eq!(proxy.metric("a8_proxy_table_swaps_total"), "1", "the one from the disk");
+
+    reborn.delta(7, &one, 8, &snapshot(1, &["127.0.0.1:1", "127.0.0.1:2"]));
+    reborn.poll(2);
+    let table = proxy.live.tables.pin();
+    let service = table.service(table.find("reviews").unwrap());
+    let now = proxy::clock::now();
+    let new: Vec<_> = service.endpoints().iter().map(|endpoint| endpoint.live.age(now).is_some()).collect();
+    assert_eq!(new.iter().filter(|new| **new).count(), 1, "{new:?}");
+}
+
+#[test]
 fn a_damaged_last_good_snapshot_is_ignored() {
     let (dir, control) = (dir(), FakeControl::start());
     let proxy = Proxy::start(dir.path(), &[control.url()]);

@@ -22,8 +22,10 @@ pub struct Rejection {
 /// What to do about an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Nothing: what serves is current.
+    /// Nothing: there is nothing newer than what was refused.
     Keep,
+    /// Nothing but to say so: what serves is what control has.
+    Confirm,
     /// Compile and swap, then tell [`Follower::applied`].
     Apply(Arc<Snapshot>, Position),
     /// Ask again at once: now for everything.
@@ -88,7 +90,7 @@ impl Follower {
         if self.at.index > 0 && !self.ask_all && to.hash == self.held.hash() {
             // The same content under another name: a control that restarted, or counted on without news.
             self.at = to;
-            return Step::Keep;
+            return Step::Confirm;
         }
         match &self.rejected {
             // Nothing newer than what was refused: control names that, or what this proxy said it holds.
@@ -107,7 +109,7 @@ impl Follower {
             Ok(snapshot) if self.at.index > 0 && is_same(&snapshot, &self.held) => {
                 let held = Arc::clone(&self.held);
                 self.applied(held, to);
-                Step::Keep
+                Step::Confirm
             }
             Ok(snapshot) => Step::Apply(Arc::new(snapshot), to),
             Err(_) if is_delta && !self.ask_all => {
@@ -230,9 +232,9 @@ mod tests {
         let mut follower = Follower::default();
         apply(&mut follower, full(3, 1));
         let renamed = Position { epoch: "f".to_owned(), index: 1, hash: snapshot(1).hash() };
-        assert_eq!(follower.hear(Polled::Unchanged(renamed.clone())), Step::Keep);
+        assert_eq!(follower.hear(Polled::Unchanged(renamed.clone())), Step::Confirm);
         assert_eq!(follower.ask().0, renamed);
-        assert_eq!(follower.hear(full(9, 1)), Step::Keep);
+        assert_eq!(follower.hear(full(9, 1)), Step::Confirm);
         assert_eq!(follower.ask().0, at(9, 1));
     }
 
@@ -270,6 +272,6 @@ mod tests {
         apply(&mut follower, polled(empty));
         assert_eq!(follower.position().index, 1);
         let same = SnapshotAnswer::delta("e", 1, 2, &Snapshot::default(), Delta::default());
-        assert_eq!(follower.hear(polled(same)), Step::Keep);
+        assert_eq!(follower.hear(polled(same)), Step::Confirm);
     }
 }

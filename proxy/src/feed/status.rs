@@ -17,7 +17,7 @@ pub enum Source {
     Nobody,
     /// The disk, at the start.
     LastGood,
-    /// Control.
+    /// Control, or the disk and control has confirmed it.
     Control,
 }
 
@@ -93,8 +93,13 @@ impl Status {
         is_enough(&seen)
     }
 
-    pub(super) fn adopted(&self, position: Position) {
-        self.lock().position = position;
+    /// What serves is what control has there.
+    pub(super) fn confirmed(&self, position: Position) {
+        let mut seen = self.lock();
+        seen.source = Source::Control;
+        seen.position = position;
+        drop(seen);
+        self.applied.notify_all();
     }
 
     /// Control answered; says whether it had not before.

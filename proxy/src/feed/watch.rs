@@ -81,6 +81,13 @@ impl Stage {
         self.status.applied(source, snapshot, position);
     }
 
+    /// What serves is what control has, wherever it came from.
+    fn confirmed(&self, position: &Position) {
+        self.board.settle();
+        self.positioned(position);
+        self.status.confirmed(position.clone());
+    }
+
     fn positioned(&self, position: &Position) {
         self.metrics.snapshot_index.set(i64::try_from(position.index).unwrap_or(i64::MAX));
     }
@@ -131,17 +138,16 @@ impl Watch {
 
     /// Does what an answer asks for; the reason to be slow about the next poll.
     async fn take(&mut self, answer: Polled, asked: Instant) -> Result<(), &'static str> {
-        let before = self.follower.position().clone();
         match self.follower.hear(answer) {
-            Step::Keep => {
-                let position = self.follower.position();
-                if *position != before {
-                    self.stage.positioned(position);
-                    self.stage.status.adopted(position.clone());
-                }
+            Step::Keep => sleep(IDLE_PAUSE.saturating_sub(asked.elapsed())).await,
+            Step::Confirm => {
+                self.stage.confirmed(self.follower.position());
                 sleep(IDLE_PAUSE.saturating_sub(asked.elapsed())).await;
             }
-            Step::AskAll => tracing::warn!(index = before.index, "delta does not fit, asking for everything"),
+            Step::AskAll => {
+                let index = self.follower.position().index;
+                tracing::warn!(index, "delta does not fit, asking for everything");
+            }
             Step::Apply(snapshot, position) => self.apply(snapshot, position).await,
             Step::Reject(rejection) => {
                 tracing::warn!(
