@@ -161,7 +161,8 @@ impl Pool {
         self.idle.retain(|_, idle| {
             idle.retain_mut(|idle| {
                 now.saturating_duration_since(idle.since) < IDLE_WITHIN
-                    && idle.endpoint.strong_count() > 0
+                    // The board holds what no table has any more for a while, too.
+                    && idle.endpoint.strong_count() > 1
                     && idle.upstream.is_alive()
             });
             idle.shrink_to(2 * idle.len());
@@ -318,6 +319,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (now, mut pool) = (clock::now(), Pool::new(8));
         let (stays, goes) = (endpoint(now), endpoint(now));
+        // The board holds them all for a while.
+        let _board = [&stays, &goes].map(Arc::clone);
         let later = now + Duration::from_secs(1);
         let mut kept = Vec::new();
         for (since, endpoint) in [(now, &stays), (later, &stays), (later, &goes)] {
@@ -345,6 +348,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (now, mut pool) = (clock::now(), Pool::new(1000));
         let endpoint = endpoint(now);
+        let _board = Arc::clone(&endpoint);
         for _ in 0..300 {
             let (mut ended, far) = pair(&listener).await;
             drop(far);
