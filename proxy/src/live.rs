@@ -92,7 +92,11 @@ impl Live {
     pub(crate) fn inherit(config: &Config, lock: Option<File>, now: Instant) -> Result<Self, BadSetting> {
         tls::check_roots()?;
         let tls = config.tls.clone().map(|files| Tls::open(files).map(Arc::new)).transpose()?;
+        let alone = lock.is_none();
         let data_dir = DataDir::open(&config.data_dir, lock)?;
+        if alone && let Err(error) = last_good::tidy(data_dir.path()) {
+            tracing::warn!(%error, "data folder cannot be tidied");
+        }
         let metrics = Arc::new(Metrics::new());
         let access_log = match &config.access_log {
             Some(target) => AccessLog::open(target, metrics.access_log_dropped.clone())?,

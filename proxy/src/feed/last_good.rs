@@ -62,23 +62,43 @@ pub fn load(dir: &Path) -> Result<Option<(Snapshot, Position)>, Damaged> {
     decode(&bytes).map(Some)
 }
 
-/// Writes the last good snapshot: aside, synced, then put in place. Readable by the owner only.
+/// Writes the last good snapshot: aside, synced, then put in place. Readable by the owner only. Leaves nothing else.
 pub fn save(dir: &Path, snapshot: &Snapshot, at: &Position) -> io::Result<()> {
     // By process: a predecessor may save its last one at the same time.
     let aside = dir.join(format!("{FILE}.{}", std::process::id()));
+    let saved = save_aside(&aside, snapshot, at).and_then(|()| fs::rename(&aside, dir.join(FILE)));
+    if let Err(error) = saved {
+        let _not_there = fs::remove_file(&aside);
+        return Err(error);
+    }
+    File::open(dir)?.sync_all()
+}
+
+/// Removes what others have left that did not get to the end. Nobody else may use the folder.
+pub fn tidy(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(FILE)?.strip_prefix('.'));
+        if process.is_some_and(|process| process.parse::<u32>().is_ok()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn save_aside(aside: &Path, snapshot: &Snapshot, at: &Position) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let body = serde_json::to_vec(&SnapshotAnswer::full(&at.epoch, at.index, snapshot))?;
     let header = Header { a8_last_good: FORMAT, checksum: ContentHash::of(&body) };
-    let mut file = BufWriter::new(options.open(&aside)?);
+    let mut file = BufWriter::new(options.open(aside)?);
     serde_json::to_writer(&mut file, &header)?;
     file.write_all(b"\n")?;
     file.write_all(&body)?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(&aside, dir.join(FILE))?;
-    File::open(dir)?.sync_all()
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 fn decode(bytes: &[u8]) -> Result<(Snapshot, Position), Damaged> {
@@ -114,7 +134,8 @@ fn odd(what: impl Into<String>) -> Damaged {
     Damaged::Odd(what.into())
 }
 
-/// Saves the newest of what it is given, on its own thread. Dropping it saves what is left.
+/// Saves the newest of what it is given, on its own thread, and tries again what could not be saved. Dropping it saves what
+/// is left, if that can be done.
 #[derive(Debug)]
 pub struct Keeper {
     shared: Arc<Shared>,
@@ -169,19 +190,32 @@ impl Shared {
 
     fn run(&self) {
         stand_back();
+        // Said once, however often it is tried.
+        let mut failing = false;
         loop {
             let mut state = self
                 .news
                 .wait_while(self.lock(), |state| state.next.is_none() && !state.stop)
                 .unwrap_or_else(PoisonError::into_inner);
             let Some((snapshot, at)) = state.next.take() else { return };
+            let last = state.stop;
             drop(state);
             let started = clock::now();
             match save(&self.dir, &snapshot, &at) {
-                Ok(()) => tracing::debug!(index = at.index, "last good snapshot saved"),
-                Err(error) => tracing::error!(%error, "last good snapshot cannot be saved"),
+                Ok(()) => {
+                    tracing::debug!(index = at.index, "last good snapshot saved");
+                    failing = false;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::error!(%error, "last good snapshot cannot be saved");
+                    }
+                    if last {
+                        return;
+                    }
+                    self.lock().next.get_or_insert((snapshot, at));
+                }
             }
-            drop(snapshot);
             let pause = PAUSE.max(clock::now().saturating_duration_since(started) * PAUSE_PER_WRITE);
             let pause = self.news.wait_timeout_while(self.lock(), pause, |state| !state.stop);
             drop(pause.unwrap_or_else(PoisonError::into_inner));
@@ -271,5 +305,42 @@ mod tests {
         }
         drop(keeper);
         assert_eq!(load(dir.path()).unwrap().unwrap().1.index, 500);
+    }
+
+    #[test]
+    fn what_cannot_be_saved_leaves_nothing_behind_and_is_saved_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshot, at) = content();
+        // Nothing takes the place of a folder that is not empty.
+        let obstacle = dir.path().join(FILE);
+        fs::create_dir_all(obstacle.join("x")).unwrap();
+        save(dir.path(), &snapshot, &at).unwrap_err();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [FILE]);
+
+        let keeper = Keeper::start(dir.path().to_owned()).unwrap();
+        keeper.keep(Arc::new(snapshot.clone()), at.clone());
+        // Until it was tried; if that is missed, it is tried again all the same.
+        let until = clock::now() + PAUSE / 2;
+        while keeper.shared.lock().next.is_some() && clock::now() < until {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        fs::remove_dir_all(&obstacle).unwrap();
+        drop(keeper);
+        assert_eq!(load(dir.path()).unwrap(), Some((snapshot, at)));
+    }
+
+    #[test]
+    fn only_what_was_left_half_saved_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = ["last-good.json", "last-good.json.bak", "last-good.json.", "access.log.7"];
+        for name in ours.into_iter().chain(["last-good.json.1", "last-good.json.4194304"]) {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        tidy(dir.path()).unwrap();
+        assert!(ours.iter().all(|name| dir.path().join(name).exists()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), ours.len());
     }
 }
