@@ -115,7 +115,7 @@ impl AccessLog {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name("a8-access-log".to_owned())
-                .spawn(move || Writer { sink, shared, failing: false }.run())?
+                .spawn(move || Writer { sink, shared, failing: false, rest: Vec::new() }.run())?
         };
         Ok(Self { shared: Some(shared), writer: Some(writer) })
     }
@@ -274,6 +274,8 @@ struct Writer {
     sink: Sink,
     shared: Arc<Shared>,
     failing: bool,
+    /// What is missing of a line that was begun.
+    rest: Vec<u8>,
 }
 
 impl Writer {
@@ -284,7 +286,7 @@ impl Writer {
             self.put(&batch);
             self.shared.done(&batch);
             if batch.last {
-                return;
+                return self.shared.dropped.inc_by(u64::from(!self.rest.is_empty()));
             }
             batch.text.clear();
             batch.text.shrink_to(KEPT_BYTES_MAX);
@@ -292,21 +294,32 @@ impl Writer {
         }
     }
 
-    /// Writes whole lines. What cannot be written is dropped and counted: the next lines may fare better.
+    /// Writes whole lines. What cannot be written is dropped and counted: the next lines may fare better. A line that was
+    /// begun goes on before them.
     fn put(&mut self, batch: &Batch) {
         if batch.reopen {
             self.reopen();
         }
-        let written = self.sink.to.write_all(&batch.text).and_then(|()| self.sink.to.flush());
+        let (sent, mut written) = write(&mut self.sink.to, &self.rest);
+        self.rest.drain(..sent);
+        let mut sent = 0;
+        if written.is_ok() {
+            (sent, written) = write(&mut self.sink.to, &batch.text);
+        }
+        let (done, left) = batch.text.split_at(sent);
+        let mut lost = batch.lines - done.iter().filter(|byte| **byte == b'\n').count();
+        if !left.is_empty() && done.last().is_some_and(|byte| *byte != b'\n') {
+            self.rest.extend(left.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default());
+            lost -= 1;
+        }
+        let written = written.and_then(|()| self.sink.to.flush());
         match (&written, self.failing) {
             (Err(error), false) => tracing::error!(%error, "access log cannot be written"),
             (Ok(()), true) => tracing::info!("access log is written again"),
             _ => {}
         }
         self.failing = written.is_err();
-        if self.failing {
-            self.shared.dropped.inc_by(batch.lines as u64);
-        }
+        self.shared.dropped.inc_by(lost as u64);
     }
 
     fn reopen(&mut self) {
@@ -314,12 +327,29 @@ impl Writer {
         match Sink::open(target) {
             Ok(sink) => {
                 self.sink = sink;
+                // It would be no line there.
+                self.shared.dropped.inc_by(u64::from(!self.rest.is_empty()));
+                self.rest.clear();
                 tracing::info!("access log reopened");
             }
             // The old file still takes lines.
             Err(error) => tracing::error!(%error, "access log cannot be reopened"),
         }
     }
+}
+
+/// Writes as much as can be written; how much that was.
+fn write(to: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match to.write(&bytes[sent..]) {
+            Ok(0) => return (sent, Err(io::ErrorKind::WriteZero.into())),
+            Ok(written) => sent += written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (sent, Err(error)),
+        }
+    }
+    (sent, Ok(()))
 }
 
 #[cfg(test)]

@@ -267,3 +267,53 @@ fn lines_that_a_full_disk_refuses_are_counted() {
     drop(log);
     assert_eq!(counter.get(), 10);
 }
+
+/// Takes so many bytes in all, and more once there is room again.
+#[derive(Clone, Default)]
+struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (text, size) = &mut *self.0.lock().unwrap();
+        let room = bytes.len().min(*size - text.len());
+        text.extend_from_slice(&bytes[..room]);
+        if room == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(room) }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_breaks_no_line_and_what_was_written_is_not_counted_as_lost() {
+    let (disk, counter) = (Disk::default(), dropped());
+    let sink = Sink { to: Box::new(disk.clone()), target: None };
+    let log = AccessLog::start(sink, counter.clone()).unwrap();
+    let write = |statuses: std::ops::Range<u16>, room: usize| {
+        disk.0.lock().unwrap().1 += room;
+        let mut queue = log.shared.as_ref().unwrap().queue();
+        for status in statuses {
+            let text = line(&Record { status, ..record() });
+            queue.text.extend_from_slice(text.as_bytes());
+            queue.lines += 1;
+        }
+        drop(queue);
+        assert!(log.flush(LONG));
+    };
+    let len = line(&record()).len();
+    // Two lines and a half, of four; nothing; a little more of the third; the rest of it and two.
+    write(200..204, 2 * len + len / 2);
+    assert_eq!(counter.get(), 1);
+    write(204..205, 0);
+    write(205..206, 3);
+    assert_eq!(counter.get(), 3);
+    write(206..208, 3 * len);
+    drop(log);
+    let text = String::from_utf8(disk.0.lock().unwrap().0.clone()).unwrap();
+    let statuses: Vec<_> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["status"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(statuses, ["200", "201", "202", "206", "207"]);
+    assert_eq!(counter.get(), 3);
+}
