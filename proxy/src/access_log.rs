@@ -27,6 +27,8 @@ pub const QUEUE_BYTES_MAX: usize = 16 << 20;
 const GATHER: Duration = Duration::from_millis(100);
 /// The part of either bound at which lines are written at once.
 const HURRY_PART: usize = 4;
+/// How long the end waits for what is queued to be written: a reader that is stuck must not keep a process alive.
+const END_WITHIN: Duration = Duration::from_secs(2);
 /// Buffers that grew beyond this are given back.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 /// The same for what a thread makes its lines in.
@@ -37,7 +39,7 @@ thread_local! {
     static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The access log of one proxy. Dropping it writes what is queued.
+/// The access log of one proxy. Dropping it writes what is queued, if that can be done soon.
 #[derive(Default)]
 pub struct AccessLog {
     /// `None` when there is no log.
@@ -158,6 +160,9 @@ impl Drop for AccessLog {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
             shared.urge(|queue| queue.ended = true);
+        }
+        if !self.flush(END_WITHIN) {
+            return tracing::error!("access log is not written to its end");
         }
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();

@@ -268,6 +268,21 @@ fn lines_that_a_full_disk_refuses_are_counted() {
     assert_eq!(counter.get(), 10);
 }
 
+#[test]
+fn a_stuck_writer_is_left_behind_at_the_end() {
+    let (open, gate) = mpsc::channel();
+    let sink = Sink { to: Box::new(Gate(gate, Ok(()))), target: None };
+    let log = AccessLog::start(sink, dropped()).unwrap();
+    log.write(&record());
+    let (end, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        drop(log);
+        end.send(()).unwrap();
+    });
+    ended.recv_timeout(LONG).unwrap();
+    drop(open);
+}
+
 /// Takes so many bytes in all, and more once there is room again.
 #[derive(Clone, Default)]
 struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
