@@ -298,8 +298,8 @@ impl Lane {
 
     /// An answer of the proxy's own.
     async fn answer(&self, wire: &mut Wire, request: &Request<'_>, reply: &Reply) -> Ended {
-        // What only announces an answer cannot be one.
-        let keep = self.may_go_on(wire, request) && reply.status >= 200;
+        // What only announces an answer cannot be one, and whoever is late with a request is waited for no longer.
+        let keep = self.may_go_on(wire, request) && reply.status >= 200 && reply.status != 408;
         let mut out = Vec::with_capacity(HEAD_BYTES);
         reply.write_http1(request.method == "HEAD", !keep, &mut out);
         let until = clock::now() + CLIENT_WITHIN;

@@ -257,6 +257,8 @@ async fn a_client_that_sends_slowly_is_not_charged_for_it_and_one_that_stops_is_
     conn.send("POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nx").await;
     let answer = conn.answer().await;
     assert_eq!((answer.status, &*answer.error()), (408, "bad_request"));
+    assert_eq!(answer.field("Connection"), Some("close"));
+    assert!(conn.is_closed().await);
 }
 
 #[tokio::test]
