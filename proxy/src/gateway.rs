@@ -139,10 +139,13 @@ impl ProxyHttp for Gateway {
         // The stream of an HTTP/1.1 client is told how long each attempt may take; those of HTTP/2 share one.
         let untold = session.as_http2().is_some() && (limits.is_some() || ctx.try_within().is_some());
         ctx.apart = limits.is_some() || untold;
-        // What may be refused before all of it is sent, or not be taken, goes over a connection that notices.
-        let long = protocol == Protocol::Http1 && session::is_long(session.req_header());
-        let signals = (untold || long).then(|| ctx.watched_apart());
         let peer = ctx.begin_attempt(clock::now()).and_then(|target| {
+            // What may be refused before all of it is sent, or not be taken, goes over a connection that notices; but a
+            // handshake for every body would cost more than that is worth.
+            let long = protocol == Protocol::Http1
+                && target.tls_name.is_none()
+                && session::is_long(session.req_header());
+            let signals = (untold || long).then(|| ctx.watched_apart());
             let peer = if ctx.apart || long {
                 let limits = limits.map(|limits| (session.req_header().method.as_str().to_owned(), limits));
                 let secure = Arc::clone(&self.secure);
