@@ -158,10 +158,11 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
+        let written = self.flush(END_WITHIN);
         if let Some(shared) = &self.shared {
             shared.urge(|queue| queue.ended = true);
         }
-        if !self.flush(END_WITHIN) {
+        if !written {
             return tracing::error!("access log is not written to its end");
         }
         if let Some(writer) = self.writer.take() {

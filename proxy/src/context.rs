@@ -147,6 +147,13 @@ pub(crate) enum Cause {
     Stalled,
 }
 
+impl Cause {
+    /// Whether no instance is to blame for it, so that it stays what it is although the request's time is over as well.
+    pub(crate) fn blames_nobody(self) -> bool {
+        matches!(self, Self::Stalled | Self::Lacking(_))
+    }
+}
+
 /// What an engine knows about sending a request again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Replay<'r> {

@@ -463,18 +463,19 @@ fn judged(session: &Session, ctx: &mut Context, mut error: Box<Error>, otherwise
         }
         cause => cause,
     };
+    let connecting = otherwise == Cause::Unreachable;
+    let cause = cause.map(|cause| if connecting { upstream::unconnected(&error) } else { cause });
     let again = match cause {
         None => false,
         Some(_) if has_answered(session) => false,
         // Whatever an attempt failed of, the end of the request's time is what its client is told.
-        Some(cause) if ctx.is_late(now) && cause != Cause::Stalled => {
+        Some(cause) if ctx.is_late(now) && !cause.blames_nobody() => {
             ctx.failed(Cause::Late, replay(session), now)
         }
-        Some(_) if otherwise == Cause::Unreachable => {
-            ctx.failed(upstream::unconnected(&error), replay(session), now)
-        }
         // An HTTP/2 connection does not tell what it ended of.
-        Some(_) if ctx.apart && now >= ctx.answer_until() => ctx.failed(lateness, replay(session), now),
+        Some(_) if ctx.apart && !connecting && now >= ctx.answer_until() => {
+            ctx.failed(lateness, replay(session), now)
+        }
         Some(cause) => ctx.failed(cause, replay(session), now),
     };
     error.set_retry(again);

@@ -16,7 +16,6 @@ use tokio::time::{sleep, timeout};
 use self::probe::Finding;
 use crate::board::{Board, ServiceLive};
 use crate::clock;
-use crate::shortage::Shortage;
 use crate::tables::{Table, Tables};
 use crate::upstream::Aside;
 
@@ -75,8 +74,8 @@ struct Wards {
     by_key: HashMap<Key, Ward>,
     /// Those that are not being checked, by when they are to be.
     turns: BTreeSet<(Instant, Key)>,
-    /// What keeps the proxy from asking anybody, so that it is said once.
-    lacking: Option<Shortage>,
+    /// Those that could not be asked the last time, so that it is said once.
+    unasked: BTreeSet<Key>,
 }
 
 /// One instance that is checked.
@@ -115,6 +114,7 @@ impl Wards {
                 self.by_key.insert(key, Ward { endpoint, service, check, health, due });
             }
         }
+        self.unasked.retain(|key| self.by_key.contains_key(key));
         self.turns = self.by_key.iter().filter_map(|(key, ward)| Some((ward.due?, *key))).collect();
         // Nobody checks these any more, so nobody would ever find them well.
         for ward in before.values().filter(|ward| !ward.health.is_healthy()) {
@@ -138,22 +138,20 @@ impl Wards {
         let key = key_of(endpoint);
         let Some(ward) = self.by_key.get_mut(&key) else { return };
         let before = ward.health;
-        let lacking = match finding {
+        match finding {
             Finding::Well | Finding::Unwell => {
                 let well = finding == Finding::Well;
                 ward.service.series().health_checked(well);
                 ward.health = before.after(well, &ward.check);
-                None
+                self.unasked.remove(&key);
             }
             Finding::Unasked(shortage) => {
                 ward.service.series().lacked(shortage);
-                Some(shortage)
+                if self.unasked.insert(key) && self.unasked.len() == 1 {
+                    tracing::error!(reason = %shortage, "instances cannot be checked, and count as they did before");
+                }
             }
-        };
-        if let (Some(reason), true) = (lacking, lacking != self.lacking) {
-            tracing::error!(%reason, "instances cannot be checked, and count as they did before");
         }
-        self.lacking = lacking;
         let due = now + ward.check.interval.mul_f64(1.0 + JITTER * (2.0 * luck - 1.0));
         if let Some(old) = ward.due.replace(due) {
             self.turns.remove(&(old, key));

@@ -196,7 +196,8 @@ impl Lane {
             now = clock::now();
             if let Some(cause) = cause {
                 // Whatever an attempt failed of, the end of the request's time is what its client is told.
-                let cause = if law.is_late(now) && cause != Cause::Stalled { Cause::Late } else { cause };
+                let late = law.is_late(now) && !cause.blames_nobody();
+                let cause = if late { Cause::Late } else { cause };
                 if !law.failed(cause, upload.replay(request.method, request.is_idempotent()), now) {
                     let reply = law.reply();
                     return self.answer(wire, request, &reply).await;

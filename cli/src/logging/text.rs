@@ -77,7 +77,16 @@ fn put(to: &mut impl Write, value: &str) -> fmt::Result {
     if !value.is_empty() && value.bytes().all(is_plain) {
         return to.write_str(value);
     }
-    write!(to, "{}", Value::from(value))
+    let text = Value::from(value).to_string();
+    for c in text.chars() {
+        // JSON leaves these as they are, and terminals do not.
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            write!(to, "\\u{:04x}", u32::from(c))?;
+        } else {
+            to.write_char(c)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -88,6 +97,7 @@ mod tests {
     fn section_8_a_value_is_quoted_where_it_could_be_misread() {
         for (value, written) in [
             ("blue.green", "blue.green"),
+            ("a\u{7f}b\u{9b}c\u{2028}", r#""a\u007fb\u009bc\u2028""#),
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("", r#""""#),
             ("two words", r#""two words""#),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use control_api::Rule;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
@@ -99,7 +99,8 @@ impl RuleStore for RedbStore {
         match self.database.try_lock() {
             Ok(mut database) => self.mended(&mut database).map(|_| ()),
             // Somebody works with it, and opens it where it is not.
-            Err(_) => Ok(()),
+            Err(TryLockError::WouldBlock) => Ok(()),
+            Err(TryLockError::Poisoned(poisoned)) => self.mended(&mut poisoned.into_inner()).map(|_| ()),
         }
     }
 }

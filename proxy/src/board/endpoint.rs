@@ -167,10 +167,15 @@ impl EndpointLive {
 
     /// The instance could not be reached: as [`EndpointLive::failed`], and a host name's next address is tried.
     pub fn unreachable<T>(&self, now: Instant, limits: &Limits, turn: impl FnOnce() -> Option<T>) -> bool {
+        self.look_elsewhere();
+        self.failed(now, limits, turn)
+    }
+
+    /// A host name's next address is tried next time.
+    pub fn look_elsewhere(&self) {
         if let Place::Named(host, _) = &self.place {
             host.advance();
         }
-        self.failed(now, limits, turn)
     }
 
     /// The instance answered 5xx, broke off, or took too long. As many failures in a row as the backend's

@@ -11,6 +11,7 @@ use crate::access_log::Flag;
 use crate::board::{BoardView, EndpointLive, Retrying};
 use crate::metrics::Ejection;
 use crate::respond::Reply;
+use crate::shortage::Shortage;
 
 /// The percentage of the requests in flight that may be retries, when the route does not say.
 const BUDGET_PERCENT_DEFAULT: f64 = 20.0;
@@ -146,7 +147,7 @@ impl Context {
     /// Notes that an answer broke off, or that the instance was to blame for the end in another way. Nothing is noted of
     /// attempts that have failed: what was sent then is no instance's answer.
     pub(crate) fn broke_off(&mut self, cause: Cause, now: Instant) {
-        if self.attempt.is_none() {
+        if self.last.is_some() || (self.attempt.is_none() && self.upstream.is_none()) {
             return;
         }
         self.flags.set(if cause == Cause::Late { Flag::UpstreamTimeout } else { Flag::UpstreamReset });
@@ -264,7 +265,11 @@ impl Context {
             return;
         };
         if let Cause::Lacking(shortage) = cause {
-            // What is wrong in here must not be held against anybody out there.
+            // What is wrong in here must not be held against anybody out there; but the name's next address may do, where this
+            // machine has none of its own to reach this one from.
+            if let Some(attempt) = self.attempt.as_ref().filter(|_| shortage == Shortage::Ports) {
+                attempt.in_flight.endpoint().look_elsewhere();
+            }
             return service.iter().for_each(|at| self.table.service(*at).live.series().lacked(shortage));
         }
         // Whoever calls chooses how long its call may take, and must not choose who is ejected.

@@ -23,16 +23,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The pause after a write in units of the time that the write took: a large snapshot that changes all the time must not
 /// keep a processor busy.
 const PAUSE_PER_WRITE: u32 = 20;
+/// The longest pause, however long a write took: what is saved must not be much older than what serves.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Raised when the file's form changes; unknown forms are ignored.
-const FORMAT: u32 = 2;
-/// The form before: it may not say whose the snapshot is.
-const FORMAT_UNNAMED: u32 = 1;
+const FORMAT: u32 = 1;
 const HEADER_MAX_BYTES: usize = 256;
 
 /// The first line of the file; the snapshot, as control encodes it, is the second.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Header {
     a8_last_good: u32,
+    /// The snapshot says whose it is; those of programs before this one may not.
+    #[serde(default)]
+    named: bool,
     checksum: ContentHash,
 }
 
@@ -93,7 +97,7 @@ fn save_aside(aside: &Path, snapshot: &Snapshot, at: &Position) -> io::Result<()
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let body = serde_json::to_vec(&SnapshotAnswer::full(&at.epoch, at.index, snapshot))?;
-    let header = Header { a8_last_good: FORMAT, checksum: ContentHash::of(&body) };
+    let header = Header { a8_last_good: FORMAT, named: true, checksum: ContentHash::of(&body) };
     let mut file = BufWriter::new(options.open(aside)?);
     serde_json::to_writer(&mut file, &header)?;
     file.write_all(b"\n")?;
@@ -106,7 +110,7 @@ fn decode(bytes: &[u8]) -> Result<(Snapshot, Position), Damaged> {
     let (header, body) = bytes.split_at(end.ok_or_else(|| odd("has no header"))?);
     let body = &body[1..];
     let header: Header = serde_json::from_slice(header).map_err(|_| odd("has no header"))?;
-    if ![FORMAT, FORMAT_UNNAMED].contains(&header.a8_last_good) {
+    if header.a8_last_good != FORMAT {
         return Err(odd(format!("has the unknown form {}", header.a8_last_good)));
     }
     if header.checksum != ContentHash::of(body) {
@@ -116,11 +120,15 @@ fn decode(bytes: &[u8]) -> Result<(Snapshot, Position), Damaged> {
     match answer.into_update().map_err(odd)? {
         (position, SnapshotUpdate::Full(snapshot)) if snapshot.hash() == position.hash => {
             // Whose it is no delta tells: nothing is acknowledged, so that control says everything.
-            let named = header.a8_last_good == FORMAT;
-            Ok((snapshot, if named { position } else { Position::default() }))
+            Ok((snapshot, if header.named { position } else { Position::default() }))
         }
         _ => Err(odd("does not lead to its own hash")),
     }
+}
+
+/// The pause after a write that took so long.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(PAUSE_PER_WRITE).clamp(PAUSE, PAUSE_MAX)
 }
 
 /// Lets every other thread go first: nobody waits for this one, and a large snapshot takes it a while.
@@ -216,8 +224,8 @@ impl Shared {
                     self.lock().next.get_or_insert((snapshot, at));
                 }
             }
-            let pause = PAUSE.max(clock::now().saturating_duration_since(started) * PAUSE_PER_WRITE);
-            let pause = self.news.wait_timeout_while(self.lock(), pause, |state| !state.stop);
+            let took = clock::now().saturating_duration_since(started);
+            let pause = self.news.wait_timeout_while(self.lock(), pause_after(took), |state| !state.stop);
             drop(pause.unwrap_or_else(PoisonError::into_inner));
         }
     }
@@ -238,6 +246,18 @@ mod tests {
         );
         let at = Position { epoch: "e".to_owned(), index: 42, hash: snapshot.hash() };
         (snapshot, at)
+    }
+
+    #[test]
+    fn the_pause_after_a_write_grows_with_it_and_has_an_end() {
+        for (took_ms, pause_ms) in [(0, 1000), (50, 1000), (200, 4000), (60_000, 30_000), (u64::MAX, 30_000)]
+        {
+            assert_eq!(
+                pause_after(Duration::from_millis(took_ms)),
+                Duration::from_millis(pause_ms),
+                "{took_ms}"
+            );
+        }
     }
 
     #[test]
@@ -289,7 +309,7 @@ mod tests {
         let (snapshot, at) = content();
         let body = serde_json::to_string(&SnapshotAnswer::full(&at.epoch, at.index, &snapshot)).unwrap();
         let body = body.replace("\"revision\":7", "\"revision\":8");
-        let header = Header { a8_last_good: FORMAT, checksum: ContentHash::of(body.as_bytes()) };
+        let header = Header { a8_last_good: FORMAT, named: true, checksum: ContentHash::of(body.as_bytes()) };
         let text = format!("{}\n{body}", serde_json::to_string(&header).unwrap());
         fs::write(dir.path().join(FILE), text).unwrap();
         assert!(matches!(load(dir.path()), Err(Damaged::Odd(_))));

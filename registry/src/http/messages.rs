@@ -16,6 +16,8 @@ use super::error;
 pub const DIRECTORY: &str = "locales";
 /// What is spoken where a client wants nothing that there is.
 const FALLBACK: &str = "en-us";
+/// The language of the sentences that are not in any file.
+const OWN: &str = "en";
 /// How many of the languages that a client names are looked at.
 const WANTED_MAX: usize = 16;
 
@@ -66,20 +68,28 @@ impl Messages {
             .split(',')
             .take(WANTED_MAX)
             .map(|offer| {
-                let (language, weight) = offer.split_once(";q=").unwrap_or((offer, "1"));
-                (language.trim(), weight.trim().parse().unwrap_or(0.0))
+                let (language, weight) = offer.split_once(';').unwrap_or((offer, "q=1"));
+                let weight =
+                    weight.trim().strip_prefix(['q', 'Q']).and_then(|weight| weight.strip_prefix('='));
+                (language.trim(), weight.and_then(|weight| weight.trim().parse().ok()).unwrap_or(0.0))
             })
             .filter(|(_, weight)| *weight > 0.0)
             .collect();
         wanted.sort_by(|left, right| right.1.total_cmp(&left.1));
-        let languages = wanted.into_iter().map(|(language, _)| language).chain([FALLBACK]);
-        // `de-CH` is content with `de`.
-        let mut found = languages.filter_map(|language| {
-            let language = language.to_ascii_lowercase();
+        for language in wanted.into_iter().map(|(language, _)| language.to_ascii_lowercase()) {
+            // `de-CH` is content with `de`.
             let shorter = language.split('-').next().unwrap_or_default();
-            [language.as_str(), shorter].into_iter().find_map(|name| self.0.get(name)?.get(message))
-        });
-        found.next().map(String::as_str)
+            let found =
+                [language.as_str(), shorter].into_iter().find_map(|name| self.0.get(name)?.get(message));
+            if found.is_some() {
+                return found.map(String::as_str);
+            }
+            // Whoever would rather have this than what follows has it without a file.
+            if shorter == OWN {
+                break;
+            }
+        }
+        self.0.get(FALLBACK)?.get(message).map(String::as_str)
     }
 
     /// The same answer in the language of the client.
@@ -123,6 +133,9 @@ mod tests {
             ("pt-br, de", "m", Some("brasileiro")),
             ("pt", "m", Some("american")),
             ("fr;q=0.9, de;q=0.5, pt-BR;q=0.7", "m", Some("brasileiro")),
+            ("fr; q=0.9, de; Q=0.5", "m", Some("deutsch")),
+            ("en,de;q=0.5", "m", Some("american")),
+            ("en-GB,en;q=0.9,de;q=0.5", "empty", None),
             ("de;q=0", "m", Some("american")),
             ("", "m", Some("american")),
             ("*", "m", Some("american")),
