@@ -24,6 +24,8 @@ impl Context {
 
     /// Chooses the instance for the next attempt and counts it as in flight.
     pub(crate) fn begin_attempt(&mut self, now: Instant) -> Result<Target, Cause> {
+        // Whatever was answered before was not passed on.
+        self.answer_came = false;
         let Some(decision @ Decision { outcome: Outcome::Forward(backend), timeout, .. }) = self.decision
         else {
             return Err(Cause::Unreachable);
