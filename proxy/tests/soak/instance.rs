@@ -83,7 +83,8 @@ impl Connection {
             }
             let (answer, goes_on) = self.answer(&head);
             let whole = if badly { self.rng.usize(..answer.len()) } else { answer.len() };
-            let piece = self.rng.usize(1..200_000);
+            // Not so small that an answer takes longer than a client waits.
+            let piece = self.rng.usize(1..200_000).max(answer.len() / 500);
             for part in answer[..whole].chunks(piece) {
                 if self.stream.write_all(part).await.is_err() {
                     return;
