@@ -33,7 +33,6 @@ const DISCARD_MAX_BYTES: usize = 16 << 20;
 /// list for an object; the ancestor does not.
 const OBJECTS: &[&str] = &[
     "match",
-    "source",
     "route",
     "uri",
     "resilience",
@@ -144,8 +143,8 @@ fn has_shape(object: &Value) -> bool {
             object_or_null(value)
         } else if OBJECT_LISTS.contains(&key.as_str()) {
             value.is_null() || value.as_array().is_some_and(|list| list.iter().all(object_or_null))
-        } else if key == "path" {
-            // An object in a match, a text in a uri.
+        } else if key == "path" || key == "source" {
+            // Objects in a match; a text in a uri, and a boolean in a key.
             !value.is_array()
         } else {
             // Among them `headers`, whose keys are not ours; the decoder refuses a list for it.
@@ -178,6 +177,8 @@ mod tests {
             r#"{"rules":[{"tags":"a"}]}"#,
             r#"{"rules":[{"match":[]}]}"#,
             r#"{"rules":[{"match":{"source":["a"]}}]}"#,
+            r#"{"rules":[{"match":{"source":true}}]}"#,
+            r#"{"rules":[{"route":{"sticky":{"source":{"name":"a"}}}}]}"#,
             r#"{"rules":[{"match":{"headers":["a"]}}]}"#,
             r#"{"rules":[{"match":{"all":[[]]}}]}"#,
             r#"{"rules":[{"route":{"backends":[["v1"]]}}]}"#,
@@ -207,6 +208,17 @@ mod tests {
         let rules = rules(body.as_bytes()).unwrap();
         assert_eq!((rules[0].destination.as_str(), rules[0].matching.is_none()), ("d", true));
         assert_eq!(rules[1], RawRule::default());
+    }
+
+    #[test]
+    fn whatever_the_page_about_rules_shows_is_read() {
+        let page = include_str!("../../../docs/rules.md");
+        for block in page.split("```json\n").skip(1) {
+            let example = block.split("```").next().unwrap().trim();
+            let list = if example.starts_with('[') { example.to_owned() } else { format!("[{example}]") };
+            let body = format!(r#"{{"rules":{list}}}"#);
+            assert!(rules(body.as_bytes()).is_ok(), "{example}");
+        }
     }
 
     #[test]
