@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ahash::AHasher;
 use control_api::{Rule, RuleId, Snapshot, differences};
-use registry_api::ServiceName;
+use registry_api::{Instance, ServiceName};
 
 /// Without chance: names come from control, not from those who send requests.
 pub(crate) type Hashing = BuildHasherDefault<AHasher>;
@@ -32,6 +32,11 @@ impl Changes {
     pub(crate) fn between(old: &Snapshot, new: &Snapshot) -> Self {
         let mut this = Self::default();
         old.instances().differences(new.instances(), |before, after| {
+            if let (Some(before), Some(after)) = (before, after)
+                && is_same(before, after)
+            {
+                return;
+            }
             // Both have the same key, so the same service; all of one come one after the other.
             if let Some(instance) = before.or(after)
                 && this.instances.last() != Some(&instance.service_name)
@@ -60,6 +65,12 @@ impl Changes {
     fn edits(&mut self, destination: &ServiceName) -> &mut Edits {
         self.rules.entry(destination.clone()).or_default()
     }
+}
+
+/// Whether two instances are one to a request: leases are the registry's matter (spec/control-and-proxy.md 3.6).
+fn is_same(before: &Instance, after: &Instance) -> bool {
+    let of = |instance: &Instance| Instance { ttl: 0, last_heartbeat: None, ..instance.clone() };
+    before.endpoint == after.endpoint && of(before) == of(after)
 }
 
 impl Edits {

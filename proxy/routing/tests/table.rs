@@ -136,6 +136,17 @@ fn an_instance_that_goes_down_is_left_out() {
 }
 
 #[test]
+fn a_lease_alone_shares_everything() {
+    let (_, shared) = after(|snapshot| {
+        for service in ["other", "shared"] {
+            let leased = Instance { ttl: 60, ..(*instance(service, &format!("{service}-1"), "UP")).clone() };
+            snapshot.put_instance(Arc::new(leased));
+        }
+    });
+    assert_eq!(shared.len(), 4, "{shared:?}");
+}
+
+#[test]
 fn a_revision_alone_shares_everything() {
     let (table, shared) = after(|snapshot| snapshot.set_revision(9));
     assert_eq!((table.revision(), shared.len()), (9, 4));
