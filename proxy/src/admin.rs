@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::clock;
+use crate::counts::Counts;
 use crate::feed::{Seen, Status};
 use crate::live::{Drain, Live};
 use crate::metrics::{self, Metrics};
@@ -38,6 +39,7 @@ struct Parts {
     node: Node,
     metrics: Arc<Metrics>,
     tables: Arc<Tables>,
+    counts: Arc<Counts>,
     status: Arc<Status>,
     drain: Arc<Drain>,
 }
@@ -89,6 +91,7 @@ impl Admin {
             node,
             metrics: Arc::clone(&live.metrics),
             tables: Arc::clone(&live.tables),
+            counts: Arc::clone(&live.counts),
             status: Arc::clone(&live.status),
             drain: Arc::clone(&live.drain),
         }))
@@ -117,7 +120,7 @@ impl Admin {
             }
             "/state" => parts.state(),
             "/readyz" => parts.readiness(),
-            "/explain" => explain::explain(&parts.tables, uri.query().unwrap_or_default())
+            "/explain" => explain::explain(&parts.tables, &parts.counts, uri.query().unwrap_or_default())
                 .unwrap_or_else(|problem| Answer::error(StatusCode::BAD_REQUEST, "bad_request", &problem)),
             "/drain" => {
                 if method == Method::POST && !parts.drain.has_begun() {

@@ -78,6 +78,26 @@ impl Circumstances for Moment<'_> {
     }
 }
 
+/// The same for whoever only asks: nothing is counted.
+pub(crate) struct Asked<'a> {
+    pub(crate) counts: &'a Counts,
+    pub(crate) unix_s: u64,
+}
+
+impl Circumstances for Asked<'_> {
+    fn now_unix_s(&self) -> u64 {
+        self.unix_s
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn admits(&self, fault: &LimitedFault<'_>) -> bool {
+        self.counts.has_room(fault)
+    }
+}
+
 impl Counts {
     pub(crate) fn new(origin: Instant) -> Self {
         Self { origin, faults: RwLock::default(), routes: RwLock::default() }
@@ -108,6 +128,17 @@ impl Counts {
         });
         let mut limiter = route.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         limiter.admit(key, now.saturating_duration_since(self.origin))
+    }
+
+    /// Whether one more request would meet a fault right now.
+    fn has_room(&self, fault: &LimitedFault<'_>) -> bool {
+        let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
+        let count = faults.get(&(fault.rule.clone(), fault.place));
+        count.filter(|count| count.limits == *fault.limits).is_none_or(|count| {
+            let (met, now) = (count.met.load(Ordering::Relaxed), count.now.load(Ordering::Relaxed));
+            fault.limits.first.is_none_or(|first| met < first.get())
+                && fault.limits.max_concurrent.is_none_or(|max| now < max.get())
+        })
     }
 
     fn meets(&self, fault: &LimitedFault<'_>) -> Option<Met> {
@@ -180,6 +211,21 @@ mod tests {
         let three = meets().unwrap();
         drop((two, three));
         assert!(meets().is_none(), "three have met it");
+    }
+
+    #[test]
+    fn whoever_only_asks_is_told_what_the_next_request_would_meet_and_is_not_counted() {
+        let counts = Counts::new(clock::now());
+        let (rule, limits) = (RuleId::new("r").unwrap(), limits(json!({"max_concurrent": 1, "first": 2})));
+        let fault = LimitedFault { rule: &rule, place: 0, limits: &limits };
+        let asked = || Asked { counts: &counts, unix_s: 0 }.admits(&fault);
+        assert!((0..5).all(|_| asked()));
+        let one = counts.meets(&fault).unwrap();
+        assert!(!asked(), "one at a time");
+        drop(one);
+        assert!(asked());
+        drop(counts.meets(&fault).unwrap());
+        assert!(!asked(), "two have met it");
     }
 
     #[test]

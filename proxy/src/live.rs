@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::access_log::AccessLog;
 use crate::board::Board;
 use crate::config::Config;
+use crate::counts::Counts;
 use crate::data_dir::DataDir;
 use crate::feed::{Source, Stage, Status, last_good};
 use crate::metrics::Metrics;
@@ -46,6 +47,8 @@ pub struct Live {
     pub tls: Option<Arc<Tls>>,
     /// Whether the proxy is about to go.
     pub drain: Arc<Drain>,
+    /// What rules make it count.
+    pub(crate) counts: Arc<Counts>,
     /// What the feed fills.
     pub stage: Stage,
     /// Held, so that nobody else uses the folder.
@@ -137,6 +140,7 @@ impl Live {
             status,
             tls,
             drain: Arc::default(),
+            counts: Arc::new(Counts::new(now)),
             stage,
             data_dir,
         };

@@ -22,7 +22,6 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::{Config, Engine, Upgrade};
 use crate::connections::{Connections, cap_of, raise_open_files};
-use crate::counts::Counts;
 use crate::detection;
 use crate::feed::Source;
 use crate::gateway::Gateway;
@@ -234,13 +233,12 @@ impl Server {
         });
         let delayed = Arc::new(AtomicUsize::new(0));
         let secure = Arc::new(Secure::default());
-        let counts = Arc::new(Counts::new(clock::now()));
         (0..self.threads).map(move |_| {
             let gateway = Gateway {
                 tables: Arc::clone(&self.live.tables),
                 reports: Arc::clone(&reports),
                 delayed: Arc::clone(&delayed),
-                counts: Arc::clone(&counts),
+                counts: Arc::clone(&self.live.counts),
                 mirrors: Arc::clone(mirrors),
                 drain: Arc::clone(&self.live.drain),
                 secure: Arc::clone(&secure),
@@ -251,7 +249,7 @@ impl Server {
                     reports: Arc::clone(&reports),
                     delayed: Arc::clone(&delayed),
                     drain: Arc::clone(&self.live.drain),
-                    counts: Arc::clone(&counts),
+                    counts: Arc::clone(&self.live.counts),
                     secure: Arc::clone(&secure),
                     mirrors: Arc::clone(mirrors),
                 })

@@ -121,8 +121,12 @@ fn a_call_fails_in_the_words_of_grpc() {
 fn a_fault_ends_after_so_many_after_its_time_and_with_the_switch() {
     let scene = scene(3);
     scene.faults(json!([{"action": "abort", "return_code": 500, "first": 2}]));
+    let explained = || scene.proxy.admin("/explain?path=/s/x").expect(200).json()["outcome"]["kind"].clone();
+    // Asking is not meeting.
+    assert_eq!([explained(), explained(), explained()], ["abort", "abort", "abort"]);
     let statuses: Vec<_> = (0..5).map(|_| scene.proxy.get("/s/x").status).collect();
     assert_eq!(statuses, [500, 500, 200, 200, 200]);
+    assert_eq!(explained(), "forward");
 
     scene.faults(json!([{"action": "abort", "return_code": 500, "expires_at": "2020-01-01T00:00:00Z"}]));
     let _ = scene.proxy.get("/s/x").expect(200);

@@ -6,10 +6,11 @@ use std::time::Instant;
 use control_api::unix_s;
 use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use routing::{At, Explanation, RequestHead, Seed, panics};
+use routing::{Explanation, RequestHead, Seed, panics};
 use serde::Serialize;
 
 use super::{Answer, TEXT};
+use crate::counts::{Asked, Counts};
 use crate::tables::{Table, Tables};
 
 /// The most header fields that a question may carry.
@@ -39,7 +40,7 @@ struct Question {
 /// Answers `path=..&method=..&header=Name:value&authority=..&request_id=..&format=text`. Only the path is
 /// needed; the authority is the `Host` among the headers unless it is given; without an id the draws are those of a new
 /// request.
-pub(super) fn explain(tables: &Tables, query: &str) -> Result<Answer, String> {
+pub(super) fn explain(tables: &Tables, counts: &Counts, query: &str) -> Result<Answer, String> {
     let question = Question::read(query, || uuid::Uuid::new_v4().to_string())?;
     let head = RequestHead {
         method: &question.method,
@@ -48,7 +49,7 @@ pub(super) fn explain(tables: &Tables, query: &str) -> Result<Answer, String> {
         authority: &question.authority,
         headers: &question.headers,
     };
-    let now = At(unix_s(crate::clock::wall()));
+    let now = Asked { counts, unix_s: unix_s(crate::clock::wall()) };
     let table = tables.pin();
     let mut explanation = table.explain(&head, Seed::of(question.request_id.as_bytes()), &now);
     add_states(&mut explanation, &table, crate::clock::now());
