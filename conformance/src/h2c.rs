@@ -19,6 +19,8 @@ pub struct H2Answer {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+    /// What came behind it.
+    pub trailers: HeaderMap,
 }
 
 /// Sends the requests at once as streams of one connection; answers come in the order of the requests.
@@ -45,8 +47,10 @@ async fn streams(address: SocketAddr, requests: Vec<Request<Bytes>>) -> Result<V
             let mut sender = sender.clone();
             tokio::spawn(async move {
                 let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
-                let body = body.collect().await?.to_bytes();
-                Ok::<_, hyper::Error>(H2Answer { status: head.status.as_u16(), headers: head.headers, body })
+                let body = body.collect().await?;
+                let trailers = body.trailers().cloned().unwrap_or_default();
+                let (status, body) = (head.status.as_u16(), body.to_bytes());
+                Ok::<_, hyper::Error>(H2Answer { status, headers: head.headers, body, trailers })
             })
         })
         .collect();

@@ -75,6 +75,41 @@ fn a_rule_may_ask_for_method_path_query_and_authority() {
 }
 
 #[test]
+fn an_explanation_names_every_rule_that_was_tried_and_the_clause_that_failed() {
+    let scene = scene();
+    let to = |id: &str, priority: u32, matching: Value| {
+        json!({"id": id, "priority": priority, "destination": "shop", "match": matching,
+            "route": {"backends": [{"tags": ["version=2.0.0"]}]}})
+    };
+    scene.cluster.control.write(json!([
+        to("a", 9, json!({"method": "PUT"})),
+        to("b", 8, json!({"path": {"prefix": "/shop/admin"}})),
+        to("c", 7, json!({"query": {"debug": "1"}})),
+        to("d", 6, json!({"authority": "shop[.]example"})),
+        to("e", 5, json!({"headers": {"X-User": "jason"}})),
+        to("f", 4, json!({"source": {"name": "other"}})),
+        to("g", 3, json!({"none": [{"method": "GET"}]})),
+        {"id": "h", "priority": 2, "destination": "shop", "route": {"backends": [{"tags": ["version=1.3.9"]}]}},
+        to("i", 1, json!({"method": "GET"})),
+        {"id": "faults", "destination": "shop", "match": {"headers": {"X-Fail": "1"}},
+         "actions": [{"action": "abort", "return_code": 500}]},
+    ]));
+    let explained = scene.proxy.admin("/explain?path=/shop/x&header=X-User:secret-joe").expect(200);
+    let notes = explained.json()["rules"].as_array().unwrap().clone();
+    let ids: Vec<_> = notes.iter().map(|note| note["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids, ["a", "b", "c", "d", "e", "f", "g", "h"], "in order, up to the one that matched");
+    let clauses = ["method", "path", "parameter debug", "authority", "header X-User", "source other", "none"];
+    for (note, clause) in notes.iter().zip(clauses) {
+        assert!(note["matched"] == false && note["why"].as_str().unwrap().contains(clause), "{note}");
+    }
+    assert_eq!((&notes[7]["matched"], notes[7].get("why")), (&json!(true), None));
+    let action = explained.json()["action_rules"][0].clone();
+    assert!(action["id"] == "faults" && action["why"].as_str().unwrap().contains("X-Fail"), "{action}");
+    assert!(!explained.text().contains("secret-joe"), "values hold credentials");
+    assert_eq!(scene.proxy.get("/shop/x").by(), "1.3.9");
+}
+
+#[test]
 fn a_tag_may_be_a_range_of_versions() {
     let scene = scene();
     for (tag, meets) in [

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use conformance::caller::Connection;
 use conformance::eventually::pause;
 use conformance::{Cluster, Origin, Proxy, Request, eventually, get, post};
 use serde_json::{Value, json};
@@ -70,8 +71,9 @@ fn a_key_keeps_its_backend_and_its_instance() {
 
 #[test]
 fn a_slow_instance_is_asked_less_often() {
+    // Slow on a busy machine, too.
     let slow = Origin::with(|exchange| {
-        pause(Duration::from_millis(30));
+        pause(Duration::from_millis(200));
         exchange.answer(200, &[], r#"{"by":"slow"}"#)
     });
     let (one, two) = (Origin::echo("one"), Origin::echo("two"));
@@ -133,6 +135,119 @@ fn a_mirror_gets_copies_and_nobody_waits_for_it() {
             count => Err(format!("{count}")),
         }
     });
+}
+
+#[test]
+fn a_part_of_the_requests_is_copied_and_the_same_part_on_every_proxy() {
+    let (origin, shadow) = (Origin::echo("origin"), Origin::echo("shadow"));
+    let mut route = json!({"backends": [{"tags": ["a"]}]});
+    route["mirror"] = json!({"tags": ["b"], "percent": 30});
+    let scene = scene(&[("a", &origin), ("b", &shadow)], route);
+    let copied = |proxy: &Proxy| {
+        let before = shadow.count();
+        let ids: Vec<_> = (0..60).map(|number| format!("copy-{number}")).collect();
+        for id in &ids {
+            assert_eq!(get("/s/x").header("X-Request-Id", id).call(proxy.http).by(), "origin");
+        }
+        // Whoever explains a request says whether it is copied.
+        let told = ids.iter().filter(|id| {
+            let explained = proxy.admin(&format!("/explain?path=/s/x&request_id={id}")).expect(200).json();
+            explained["policies"].to_string().contains("copy to s:b")
+        });
+        let told = told.count();
+        eventually("the copies arrive", || match shadow.count() - before {
+            count if count == told => Ok(()),
+            count => Err(format!("{count} of {told}")),
+        });
+        let arrived = shadow.arrived().split_off(before);
+        arrived
+            .iter()
+            .map(|copy| copy.head.field("x-request-id").unwrap_or_default().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let first = copied(&scene.proxy);
+    // Five standard deviations.
+    assert!((1..=36).contains(&first.len()), "{first:?}");
+    let other = scene.cluster.proxy_with("gateway", super::ENGINE);
+    other.await_instances(2);
+    assert_eq!(copied(&other), first);
+}
+
+#[test]
+fn copies_that_come_to_nothing_are_counted_and_nobody_waits_for_them() {
+    let origin = Origin::echo("origin");
+    let silent = Origin::with(|exchange| {
+        pause(Duration::from_secs(3));
+        exchange.answer(200, &[], "")
+    });
+    let route = json!({"backends": [{"tags": ["a"]}], "mirror": {"tags": ["b"]}});
+    let scene = scene(&[("a", &origin), ("b", &silent)], route.clone());
+    let lost = |reason: &str| {
+        let reason = format!(r#"reason="{reason}""#);
+        scene.proxy.metrics().sum("a8_proxy_mirror_lost_total", &[r#"service="s""#, &reason])
+    };
+    let counted = |reason: &str| {
+        eventually(reason, || if lost(reason) > 0.5 { Ok(()) } else { Err("not yet") });
+    };
+    let large = post("/s/x", &json!("x".repeat(70_000)));
+    assert_eq!(large.call(scene.proxy.http).by(), "origin");
+    counted("body_too_large");
+    assert_eq!(get("/s/x").header("X-A8-Mirror", "r").call(scene.proxy.http).by(), "origin");
+    counted("copy");
+    let mut away = route.clone();
+    away["mirror"] = json!({"service": "nobody-there"});
+    scene.cluster.registry.register("nobody-there", &["t"], conformance::origin::REFUSING);
+    scene.proxy.await_instances(3);
+    scene.cluster.control.replace(json!([{"id": "r", "destination": "s", "route": away}]));
+    assert_eq!(scene.proxy.get("/s/x").by(), "origin");
+    counted("failed");
+
+    scene.cluster.control.replace(json!([{"id": "r", "destination": "s", "route": route}]));
+    // More than are sent at once and may wait, sooner than any of them is answered: 128 and 1024.
+    let mut client = Connection::open(scene.proxy.http).unwrap();
+    let mut sent = 0;
+    eventually("the queue is full", || {
+        for _ in 0..200 {
+            client.send(&get("/s/x")).unwrap();
+            let answer = client.answer("GET").unwrap();
+            assert_eq!(answer.by(), "origin");
+            assert!(answer.took < Duration::from_secs(2), "{answer:?}");
+            sent += 1;
+        }
+        if lost("queue_full") > 0.5 { Ok(()) } else { Err(format!("{sent}")) }
+    });
+    assert!(sent > 1024, "{sent}");
+}
+
+#[test]
+fn whatever_may_be_a_key_is_one_wherever_a_key_may_stand() {
+    let origins = ["a", "b", "c", "d"].map(Origin::echo);
+    let instances = [("a", &origins[0]), ("b", &origins[1]), ("c", &origins[2]), ("d", &origins[3])];
+    let scene = scene(&instances, backend(json!({})));
+    let split: Vec<_> = ["a", "b", "c", "d"].map(|tag| json!({ "tags": [tag] })).into();
+    for (key, field) in [
+        (json!({"header": "X-Key"}), Some("X-Key: one")),
+        (json!({"cookie": "key"}), Some("Cookie: x=y; key=one")),
+        // All clients of this test have one address.
+        (json!({"source": true}), None),
+    ] {
+        let ask = || {
+            let request = field.and_then(|field| field.split_once(": "));
+            request.map_or_else(|| get("/s/x"), |(name, value)| get("/s/x").header(name, value))
+        };
+        let mut ring = backend(json!({"lb_type": "ring_hash"}));
+        ring["backends"][0]["hash_on"] = key.clone();
+        for route in [json!({"backends": split, "sticky": key}), ring] {
+            scene.cluster.control.replace(json!([{"id": "r", "destination": "s", "route": route}]));
+            let by: BTreeSet<_> = (0..12).map(|_| ask().call(scene.proxy.http).by()).collect();
+            assert_eq!(by.len(), 1, "{key}: {by:?}");
+        }
+        let mut limited = backend(json!({}));
+        limited["rate_limit"] = json!({"requests_per_s": 0.001, "burst": 2, "key": key});
+        scene.cluster.control.replace(json!([{"id": "r", "destination": "s", "route": limited}]));
+        let statuses: Vec<_> = (0..3).map(|_| ask().call(scene.proxy.http).status).collect();
+        assert_eq!(statuses, [200, 200, 429], "{key}");
+    }
 }
 
 #[test]
