@@ -140,7 +140,9 @@ impl<A: Attach> Backend<A> {
         let label = tags.join(",");
         let resilience = written.resilience.unwrap_or_default();
         let dst = if label.is_empty() { service.to_string() } else { format!("{service}:{label}") };
-        let endpoints = carrying(endpoints, &tags);
+        let tests: Vec<_> =
+            tags.iter().map(|tag| TagTest::new(tag).expect("a Backend has checked its tags")).collect();
+        let endpoints = carrying(endpoints, &tests);
         let ids = || endpoints.iter().map(|endpoint| endpoint.instance.id.as_str());
         let spec = BackendSpec { service, tags: &tags, label: &label, resilience };
         Self {
@@ -162,9 +164,7 @@ impl<A: Attach> Backend<A> {
 }
 
 /// The endpoints whose instances carry every tag; the same allocation when all do.
-fn carrying<A: Attach>(endpoints: &Endpoints<A>, tags: &[String]) -> Endpoints<A> {
-    let tests: Vec<_> =
-        tags.iter().map(|tag| TagTest::new(tag).expect("a Backend has checked its tags")).collect();
+pub(crate) fn carrying<A: Attach>(endpoints: &Endpoints<A>, tests: &[TagTest<'_>]) -> Endpoints<A> {
     let carries =
         |endpoint: &Arc<Endpoint<A>>| tests.iter().all(|test| test.is_held(&endpoint.instance.tags));
     if endpoints.iter().all(carries) {

@@ -52,7 +52,7 @@ pub use health::Health;
 pub use length::DELAY_MAX;
 pub use outlier::{Detection, Tally, may_eject, outliers, panics};
 pub use pace::Pace;
-pub use pick::{Load, pick};
+pub use pick::{Load, pick, pick_in_turn};
 pub use ring::RING_POINTS_MAX;
 pub use seed::{Half, Purpose, Seed, rule_key};
 pub use service::{RouteRule, Service};

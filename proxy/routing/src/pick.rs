@@ -47,8 +47,7 @@ pub fn pick<A: Attach>(
 ) -> Option<usize> {
     let panic_percent = backend.resilience.panic_threshold_percent.unwrap_or(0);
     let field = Field { endpoints: &backend.endpoints, load, tried, panic_percent, panics: OnceCell::new() };
-    let ranks = [Rank::Good, Rank::Untried, Rank::Usable, Rank::Any];
-    ranks.into_iter().find_map(|rank| {
+    RANKS.into_iter().find_map(|rank| {
         let picked = match backend.lb {
             LbType::RoundRobin => field.in_turn(rank, ticket),
             LbType::Random => field.any(rank, draw),
@@ -59,6 +58,18 @@ pub fn pick<A: Attach>(
         let window = backend.slow_start;
         picked.map(|picked| window.map_or(picked, |window| field.spared(rank, picked, window, draw)))
     })
+}
+
+/// Chooses one endpoint after the other, for whoever asks no rule; otherwise as [`pick`] does in `round_robin`. `ticket`
+/// counts whatever takes turns.
+pub fn pick_in_turn<A: Attach>(
+    endpoints: &[Arc<Endpoint<A>>],
+    load: &impl Load<A::Endpoint>,
+    tried: &[usize],
+    ticket: u64,
+) -> Option<usize> {
+    let field = Field { endpoints, load, tried, panic_percent: 0, panics: OnceCell::new() };
+    RANKS.into_iter().find_map(|rank| field.in_turn(rank, ticket))
 }
 
 /// The least part of its share that an endpoint gets during its slow start.
@@ -72,6 +83,8 @@ enum Rank {
     Usable,
     Any,
 }
+
+const RANKS: [Rank; 4] = [Rank::Good, Rank::Untried, Rank::Usable, Rank::Any];
 
 struct Field<'a, A: Attach, L> {
     endpoints: &'a [Arc<Endpoint<A>>],

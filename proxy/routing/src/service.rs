@@ -8,11 +8,12 @@ use std::time::Duration;
 use control_api::Snapshot;
 use control_api::{
     Answer, Body, HeaderEdits, HealthCheck, Identity, Key, Mirror, RateLimit, Retries, Route, Rule, RuleId,
+    TagTest,
 };
 use registry_api::{Instance, ServiceName};
 
 use crate::address::Address;
-use crate::backend::{Attach, Backend, Endpoint, Endpoints};
+use crate::backend::{Attach, Backend, Endpoint, Endpoints, carrying};
 use crate::changes::Hashing;
 use crate::decision::{RETRIES_DEFAULT, TIMEOUT_DEFAULT};
 use crate::fault::ActionRule;
@@ -101,6 +102,12 @@ impl<A: Attach> Service<A> {
     /// The endpoints of the service: up, routable, sorted by instance id.
     pub fn endpoints(&self) -> &[Arc<Endpoint<A>>] {
         &self.pool.endpoints
+    }
+
+    /// Those of them whose instances carry every tag: whom a backend with these tags would have, for those who have no rule
+    /// to say so.
+    pub fn carrying(&self, tags: &[TagTest<'_>]) -> Endpoints<A> {
+        carrying(&self.pool.endpoints, tags)
     }
 
     /// The backends that a decision can choose.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use control_api::{Identity, RuleId, Snapshot};
+use control_api::{Identity, RuleId, Snapshot, TagTest};
 use http::HeaderMap;
 use registry_api::{Instance, InstanceId, Namespace, ServiceName};
 use routing::{At, Outcome, RequestHead, RouteTable, Seed};
@@ -189,4 +189,39 @@ fn an_empty_table_knows_nobody() {
         (reach(&table, "/a"), table.services().len(), table.revision()),
         ("unknown_service".to_owned(), 0, 0)
     );
+}
+
+/// P05 of spec 6: whoever has no rule selects by tags as a backend of a rule does.
+#[test]
+fn a_service_gives_those_instances_that_carry_every_tag() {
+    let tagged = |id: &str, status: &str, tags: &[&str]| -> Arc<Instance> {
+        let text = json!({"id": id, "service_name": "shoppingCart", "status": status, "tags": tags,
+            "endpoint": {"type": "tcp", "value": "10.0.0.1:3050"}});
+        Arc::new(serde_json::from_value(text).unwrap())
+    };
+    let instances = [
+        tagged("1", "UP", &[]),
+        tagged("2", "UP", &["first", "third"]),
+        tagged("3", "UP", &["first", "second"]),
+        tagged("4", "UP", &["second", "second", "version=1.4"]),
+        tagged("5", "DOWN", &["first"]),
+    ];
+    let snapshot = Snapshot::new(1, [], instances);
+    let table: RouteTable = RouteTable::compile(&snapshot, &Identity::default(), &());
+    let service = table.service(table.find("shoppingCart").unwrap());
+    for (tags, ids) in [
+        (&[][..], "1 2 3 4"),
+        (&["first"], "2 3"),
+        (&["first", "second"], "3"),
+        (&["second", "first"], "3"),
+        (&["second"], "3 4"),
+        (&["version=^1.2"], "4"),
+        (&["fourth"], ""),
+        (&["fir"], ""),
+    ] {
+        let tests: Vec<_> = tags.iter().map(|tag| TagTest::new(tag).unwrap()).collect();
+        let carrying = service.carrying(&tests);
+        let found: Vec<_> = carrying.iter().map(|endpoint| endpoint.instance.id.as_str()).collect();
+        assert_eq!(found.join(" "), ids, "{tags:?}");
+    }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use control_api::{Draw, Identity, LbType, Rule, RuleId, Snapshot};
 use proptest::prelude::*;
 use registry_api::{Instance, ServiceName};
-use routing::{Address, At, Attach, Backend, BackendSpec, Load, RequestHead, RouteTable, Seed, pick};
+use routing::{
+    Address, At, Attach, Backend, BackendSpec, Load, RequestHead, RouteTable, Seed, pick, pick_in_turn,
+};
 use serde_json::json;
 
 /// Numbers endpoints by their instance's id.
@@ -149,6 +151,20 @@ proptest! {
         });
         let expected: Vec<_> = usable.iter().map(|usable| if *usable { count } else { 0 }).collect();
         prop_assert_eq!(turns, expected);
+    }
+
+    #[test]
+    fn whoever_asks_no_rule_takes_turns_as_if_one_said_round_robin(
+        loads in prop::collection::vec((0..5_u32, any::<bool>()), 0..7),
+        tried in prop::collection::vec(0..7_usize, 0..5),
+        ticket: u64,
+    ) {
+        let loads = Loads(loads);
+        with_backend(loads.0.len(), LbType::RoundRobin, |backend| {
+            let ruled = pick(backend, &loads, &tried, ticket, Draw::from_bits(0));
+            prop_assert_eq!(pick_in_turn(&backend.endpoints, &loads, &tried, ticket), ruled);
+            Ok(())
+        })?;
     }
 
     #[test]
