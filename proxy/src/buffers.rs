@@ -20,7 +20,7 @@ const SPARE_MAX: usize = 16;
 
 /// Bytes that were read and not yet written.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     /// Empty only while it is being dropped.
     bytes: Box<[u8]>,
     start: usize,
@@ -41,13 +41,13 @@ thread_local! {
 }
 
 /// How many buffers this thread has given out; for a gauge.
-pub(super) fn in_use() -> Arc<AtomicI64> {
+pub(crate) fn in_use() -> Arc<AtomicI64> {
     SPARE.with_borrow(|spare| Arc::clone(&spare.in_use))
 }
 
 impl Buffer {
     /// An empty buffer of this thread, as large as there is.
-    pub(super) fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let bytes = SPARE.with_borrow_mut(|spare| {
             // Only this thread writes it.
             spare.in_use.store(spare.in_use.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -64,21 +64,21 @@ impl Buffer {
     }
 
     /// What was read and not consumed.
-    pub(super) fn filled(&self) -> &[u8] {
+    pub(crate) fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Whether nothing more can be read into it, whatever is moved.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.end - self.start == self.bytes.len()
     }
 
     /// Forgets the first bytes.
-    pub(super) fn consume(&mut self, len: usize) {
+    pub(crate) fn consume(&mut self, len: usize) {
         self.start += len;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -86,7 +86,7 @@ impl Buffer {
     }
 
     /// Has `read` read behind what is there already; 0 at the end of the stream.
-    pub(super) fn poll_fill(
+    pub(crate) fn poll_fill(
         &mut self,
         read: impl FnOnce(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<usize>> {
@@ -102,7 +102,7 @@ impl Buffer {
     }
 
     /// Makes room for `len` bytes in all, where it is a small one.
-    pub(super) fn grow(&mut self, len: usize) {
+    pub(crate) fn grow(&mut self, len: usize) {
         if self.bytes.len() >= len {
             return;
         }

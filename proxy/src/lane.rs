@@ -1,7 +1,6 @@
 //! The lane: one lean loop for ordinary HTTP/1.1 requests, beside the general engine and under the same law. It performs
 //! what [`Context`] says; what is unusual about a request it never sees.
 
-mod buffers;
 mod download;
 mod exchange;
 mod pool;
@@ -21,6 +20,7 @@ use tokio::time::sleep;
 
 use self::exchange::{Exchange, Failure, Relayed};
 use self::upload::{Broken, Upload};
+use crate::buffers;
 use crate::clock;
 use crate::context::{CLIENT_WITHIN, Cause, Context, Course, DRAIN_WITHIN, REPLAY_BYTES_MAX};
 use crate::counts::Counts;

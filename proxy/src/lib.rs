@@ -9,6 +9,7 @@ mod answer;
 mod attentive;
 pub mod background;
 pub mod board;
+mod buffers;
 mod chunks;
 pub mod clock;
 pub mod config;

@@ -4,9 +4,9 @@
 use std::io::{self, IoSlice, Write as _};
 use std::task::{Context, Poll, ready};
 
-use super::buffers::Buffer;
 use super::pool::Upstream;
 use crate::answer::Framing;
+use crate::buffers::Buffer;
 use crate::chunks::{Chunks, Stretch};
 use crate::context::Cause;
 use crate::wire::Wire;

@@ -5,8 +5,8 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use super::buffers::Buffer;
 use super::pool::Upstream;
+use crate::buffers::Buffer;
 use crate::clock;
 use crate::context::{self, REPLAY_BYTES_MAX, Replay};
 use crate::wire::{Complaint, Wire, complaint};
