@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use serde_yaml_ng::Value;
+use serde_yaml_ng::{Mapping, Value};
 
 /// The values of a file by flag, each as the command line would write it.
 pub(crate) type FileValues = BTreeMap<String, Vec<String>>;
@@ -14,11 +14,20 @@ pub(crate) type FileValues = BTreeMap<String, Vec<String>>;
 /// `(path in the file, flag)`.
 pub(crate) type FileKeys = &'static [(&'static str, &'static str)];
 
+/// `(path in the file, fields)` of lists of mappings: each mapping is one value of the flag that the path leads to, the
+/// values of its fields in this order with `=` between them.
+pub(crate) type FileLists = &'static [(&'static str, &'static [&'static str])];
+
 /// The largest file that is read.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
-/// Reads a file. `flags` are the flags of the role; `keys` further names for them.
-pub(crate) fn read(path: &Path, keys: FileKeys, flags: &[String]) -> Result<FileValues, String> {
+/// Reads a file. `flags` are the flags of the role; `keys` further names for them; `lists` what may hold mappings.
+pub(crate) fn read(
+    path: &Path,
+    keys: FileKeys,
+    lists: FileLists,
+    flags: &[String],
+) -> Result<FileValues, String> {
     let unreadable = |error| format!("cannot read {}: {error}", path.display());
     let mut text = String::new();
     // Not every file says how long it is.
@@ -27,15 +36,15 @@ pub(crate) fn read(path: &Path, keys: FileKeys, flags: &[String]) -> Result<File
     if size as u64 > FILE_MAX_BYTES {
         return Err(format!("{} is larger than {FILE_MAX_BYTES} bytes", path.display()));
     }
-    values(&text, keys, flags).map_err(|problem| format!("{}: {problem}", path.display()))
+    values(&text, keys, lists, flags).map_err(|problem| format!("{}: {problem}", path.display()))
 }
 
-fn values(text: &str, keys: FileKeys, flags: &[String]) -> Result<FileValues, String> {
+fn values(text: &str, keys: FileKeys, lists: FileLists, flags: &[String]) -> Result<FileValues, String> {
     let document: Value = serde_yaml_ng::from_str(text).map_err(|error| format!("no YAML: {error}"))?;
     let mut entries = Vec::new();
     match document {
         Value::Null => {}
-        Value::Mapping(_) => flatten(String::new(), document, &mut entries)?,
+        Value::Mapping(_) => flatten(String::new(), document, lists, &mut entries)?,
         _ => return Err("the document is no mapping of settings".to_owned()),
     }
     let mut values = FileValues::new();
@@ -54,7 +63,12 @@ fn values(text: &str, keys: FileKeys, flags: &[String]) -> Result<FileValues, St
     Ok(values)
 }
 
-fn flatten(prefix: String, value: Value, into: &mut Vec<(String, Vec<String>)>) -> Result<(), String> {
+fn flatten(
+    prefix: String,
+    value: Value,
+    lists: FileLists,
+    into: &mut Vec<(String, Vec<String>)>,
+) -> Result<(), String> {
     match value {
         Value::Mapping(map) => {
             for (key, value) in map {
@@ -62,12 +76,17 @@ fn flatten(prefix: String, value: Value, into: &mut Vec<(String, Vec<String>)>) 
                     return Err(format!("a key under `{prefix}` is no text"));
                 };
                 let path = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
-                flatten(path, value, into)?;
+                flatten(path, value, lists, into)?;
             }
         }
         Value::Sequence(list) => {
-            let words: Option<Vec<String>> = list.iter().map(scalar).collect();
-            into.push((prefix.clone(), words.ok_or(format!("`{prefix}` is no list of plain values"))?));
+            let fields = lists.iter().find(|(path, _)| *path == prefix).map(|(_, fields)| *fields);
+            let word = |(at, value): (usize, &Value)| match (fields, value) {
+                (Some(fields), Value::Mapping(map)) => joined(map, fields, &format!("{prefix}[{at}]")),
+                _ => scalar(value).ok_or(format!("`{prefix}` is no list of plain values")),
+            };
+            let words = list.iter().enumerate().map(word).collect::<Result<_, _>>()?;
+            into.push((prefix, words));
         }
         Value::Null => into.push((prefix, Vec::new())),
         Value::Tagged(_) => return Err(format!("`{prefix}` carries a tag")),
@@ -77,6 +96,20 @@ fn flatten(prefix: String, value: Value, into: &mut Vec<(String, Vec<String>)>) 
         }
     }
     Ok(())
+}
+
+/// One value of a flag from all fields of a mapping.
+fn joined(map: &Mapping, fields: &[&str], path: &str) -> Result<String, String> {
+    let unknown = map.keys().find(|key| !fields.iter().any(|field| key.as_str() == Some(field)));
+    if let Some(key) = unknown {
+        let key = scalar(key).unwrap_or_default();
+        return Err(format!("unknown key `{path}.{key}`"));
+    }
+    let words = fields.iter().map(|field| match map.get(field) {
+        None | Some(Value::Null) => Err(format!("`{path}` has no `{field}`")),
+        Some(value) => scalar(value).ok_or(format!("`{path}.{field}` is no plain value")),
+    });
+    Ok(words.collect::<Result<Vec<_>, _>>()?.join("="))
 }
 
 fn scalar(value: &Value) -> Option<String> {
@@ -97,12 +130,13 @@ mod tests {
         ("proxy_config.http_listener_port", "http_listener_port"),
         ("service.name", "service"),
         ("service.tags", "service_tags"),
+        ("proxy_config.listeners", "listeners"),
     ];
+    const LISTS: FileLists = &[("proxy_config.listeners", &["whose", "port"])];
 
     fn read_text(text: &str) -> Result<FileValues, String> {
-        let flags =
-            ["registry_url", "http_listener_port", "service", "service_tags", "proxy"].map(str::to_owned);
-        values(text, KEYS, &flags)
+        let flags = ["registry_url", "http_listener_port", "service", "service_tags", "proxy", "listeners"];
+        values(text, KEYS, LISTS, &flags.map(str::to_owned))
     }
 
     #[test]
@@ -115,6 +149,12 @@ mod tests {
             ("service: reviews:v1", "service", vec!["reviews:v1"]),
             ("service: {name: reviews, tags: [v1, x]}", "service", vec!["reviews"]),
             ("service: {name: reviews, tags: [v1, x]}", "service_tags", vec!["v1", "x"]),
+            (
+                "proxy_config: {listeners: [{whose: 'a:v=1', port: 80}, {port: 0, whose: b}, c=1]}",
+                "listeners",
+                vec!["a:v=1=80", "b=0", "c=1"],
+            ),
+            ("proxy_config: {listeners: []}\nlisteners: [c=1]", "listeners", vec!["c=1"]),
         ] {
             let expected: Vec<String> = words.into_iter().map(str::to_owned).collect();
             assert_eq!(read_text(text).unwrap().get(flag), Some(&expected), "{text}");
@@ -125,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_file_without_an_end_is_too_large() {
-        let problem = read(Path::new("/dev/zero"), KEYS, &[]).unwrap_err();
+        let problem = read(Path::new("/dev/zero"), KEYS, LISTS, &[]).unwrap_err();
         assert_eq!(problem, "/dev/zero is larger than 1048576 bytes");
     }
 
@@ -136,6 +176,17 @@ mod tests {
             ("nonsense: 1", "unknown key `nonsense`"),
             ("- a", "the document is no mapping of settings"),
             ("proxy: [[1]]", "`proxy` is no list of plain values"),
+            ("registry: {url: [{a: b}]}", "`registry.url` is no list of plain values"),
+            (
+                "proxy_config: {listeners: [c=1, {whose: a, port: 1, x: 2}]}",
+                "unknown key `proxy_config.listeners[1].x`",
+            ),
+            ("proxy_config: {listeners: [{whose: a}]}", "`proxy_config.listeners[0]` has no `port`"),
+            ("proxy_config: {listeners: [{whose: , port: 1}]}", "`proxy_config.listeners[0]` has no `whose`"),
+            (
+                "proxy_config: {listeners: [{whose: [a], port: 1}]}",
+                "`proxy_config.listeners[0].whose` is no plain value",
+            ),
             ("{registry: {url: x}, registry_url: y}", "`registry_url` is given twice under different names"),
         ] {
             assert_eq!(read_text(text).unwrap_err(), problem, "{text}");

@@ -12,7 +12,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::argv;
-use crate::config_file::{self, FileKeys, FileValues};
+use crate::config_file::{self, FileKeys, FileLists, FileValues};
 use crate::exit::{BAD_COMMAND_LINE, FAILED, Failure};
 
 /// A parsed command line of one role, and where each value came from.
@@ -35,6 +35,8 @@ pub(crate) struct Origins {
 struct Setting {
     flag: String,
     values: Vec<String>,
+    /// What stands between two values in one text.
+    between: String,
     secret: bool,
     origin: String,
 }
@@ -62,7 +64,7 @@ impl Origins {
             Setting { secret: true, values, .. } if values.iter().any(|value| !value.is_empty()) => {
                 "***".to_owned()
             }
-            other => other.values.join(","),
+            other => other.values.join(&other.between),
         };
         self.settings
             .iter()
@@ -77,6 +79,7 @@ pub(crate) fn parse(
     role: &str,
     argv: &[OsString],
     keys: FileKeys,
+    lists: FileLists,
 ) -> Result<Layers, Unparsed> {
     let command = command.clone().mut_subcommand(role, |sub| sub.mut_args(unset_when_empty));
     let sub = command.find_subcommand(role).unwrap_or(&command).clone();
@@ -89,7 +92,7 @@ pub(crate) fn parse(
     let flags: Vec<String> = settings_of(&sub).map(|arg| arg.get_id().to_string()).collect();
     let refused =
         |problem: String| Unparsed::Refused(origins(&sub, role, &first, None).refusal("config", &problem));
-    let values = config_file::read(&file, keys, &flags).map_err(refused)?;
+    let values = config_file::read(&file, keys, lists, &flags).map_err(refused)?;
     let (argv, used) = beneath(argv, &sub, &first, values).map_err(refused)?;
     let from_file = FromFile { path: file, used };
     let matches = attempt(&command, &sub, role, &argv, Some(&from_file))?;
@@ -213,7 +216,8 @@ fn origins(sub: &Command, role: &str, matches: &ArgMatches, file: Option<&FromFi
         };
         let raw = matches.try_get_raw(&flag).ok().flatten().into_iter().flatten();
         let values = raw.map(|value| value.to_string_lossy().into_owned()).collect();
-        Setting { flag, values, secret: arg.is_hide_env_values_set(), origin }
+        let between = arg.get_value_delimiter().unwrap_or(',').to_string();
+        Setting { flag, values, between, secret: arg.is_hide_env_values_set(), origin }
     };
     let config = sub.get_arguments().filter(|arg| arg.get_id() == "config");
     Origins { role: role.to_owned(), settings: settings_of(sub).chain(config).map(setting).collect() }

@@ -2,6 +2,7 @@
 //! What a role does is its library's.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, FromArgMatches};
 use registry_api::setting::BadSetting;
 
-use crate::config_file::FileKeys;
+use crate::config_file::{FileKeys, FileLists};
 use crate::exit::{BAD_COMMAND_LINE, Failure};
 use crate::layers::{self, Unparsed};
 use crate::logging::{self, Level, LogFormat};
@@ -25,6 +26,8 @@ pub(crate) trait Role {
     const HELP: &'static str = LAYERS_HELP;
     /// Further names of flags in the file.
     const FILE_KEYS: FileKeys;
+    /// What in the file may be a list of mappings.
+    const FILE_LISTS: FileLists = &[];
     /// The flags.
     type Settings: Args;
 
@@ -88,7 +91,7 @@ pub(crate) fn command<R: Role>() -> Command {
 
 /// Runs a role to its end.
 pub(crate) fn start<R: Role>(program: &Command, argv: &[OsString]) -> Result<(), Unparsed> {
-    let layers = layers::parse(program, R::NAME, argv, R::FILE_KEYS)?;
+    let layers = layers::parse(program, R::NAME, argv, R::FILE_KEYS, R::FILE_LISTS)?;
     let args = RoleArgs::<R::Settings>::from_arg_matches(&layers.matches)
         .map_err(|error| Unparsed::Clap(Box::new(error), BAD_COMMAND_LINE))?;
     if args.program.show_settings {
@@ -108,7 +111,9 @@ pub(crate) fn start<R: Role>(program: &Command, argv: &[OsString]) -> Result<(),
 }
 
 /// Prints where the role listens; whoever started it waits for this line.
-pub(crate) fn announce(role: &'static str) -> impl FnOnce(&[(&'static str, SocketAddr)]) + Send + 'static {
+pub(crate) fn announce<N: Display>(
+    role: &'static str,
+) -> impl FnOnce(&[(N, SocketAddr)]) + Send + use<N> + 'static {
     move |listeners| {
         let pairs: String = listeners.iter().map(|(name, address)| format!(" {name}={address}")).collect();
         // Nobody may be listening any more; the role serves all the same.

@@ -187,18 +187,35 @@ fn the_file_may_be_named_by_the_environment_and_use_the_keys_of_the_spec() {
 
     let file = files.with(
         "proxy.yaml",
-        "service: {name: reviews, tags: [version=v1]}\nproxy: true\nproxy_config: {http_listener_port: 7, access_log: off, tls: true, ca_cert_file: /ca}\ncontroller: {url: 'http://c:3'}\n",
+        "service: {name: reviews, tags: [version=v1]}\nproxy: true\nproxy_config: {http_listener_port: 7, access_log: off, tls: true, ca_cert_file: /ca, tcp_proxies: [{service: 'mysql:zone=a,b', listener_port: 3306}, {listener_port: 0, service: cache}]}\ncontroller: {url: 'http://c:3'}\n",
     );
     for (setting, value) in [
         ("access_log", "off"),
         ("http_listener_port", "7"),
         ("proxy_tls", "true"),
         ("proxy_ca_cert_file", "/ca"),
+        ("tcp_proxies", "mysql:zone=a,b=3306;cache=0"),
         ("controller_url", "http://c:3"),
         ("service", "reviews"),
     ] {
         let expected = format!("{setting} = {value} (from the file {})", file.display());
         assert_eq!(shown("proxy", &[], &[], Some(&file), setting), expected);
+    }
+    // A stronger layer replaces all of them.
+    for (flags, variables, expected) in [
+        (
+            &[][..],
+            &[("A8_TCP_PROXIES", "a:x,y=1;b=2")][..],
+            "a:x,y=1;b=2 (from the environment variable A8_TCP_PROXIES)",
+        ),
+        (
+            &["--tcp-proxies=a=1;b=2", "--tcp_proxies", "c:v=1=3"],
+            &[("A8_TCP_PROXIES", "x=1")],
+            "a=1;b=2;c:v=1=3 (from the command line)",
+        ),
+    ] {
+        let shown = shown("proxy", flags, variables, Some(&file), "tcp_proxies");
+        assert_eq!(shown, format!("tcp_proxies = {expected}"));
     }
 }
 
@@ -209,6 +226,9 @@ fn a_wrong_value_is_one_line_with_its_origin_and_status_1() {
     let unknown = files.with("unknown.yaml", "registry: {uri: x}\n");
     let no_yaml = files.with("broken.yaml", "a: [\n");
     let two = files.with("two.yaml", "api_port: [1, 2]\n");
+    let twice = files.with("twice.yaml", "tcp_proxies: [a=1, {service: b, listener_port: 1}]\n");
+    let odd = files.with("odd.yaml", "proxy_config: {tcp_proxies: [{service: a, port: 1}]}\n");
+    let portless = files.with("portless.yaml", "tcp_proxies: [{service: a}]\n");
     let file = |path: &PathBuf| path.display().to_string();
     for (role, flags, variables, start, end) in [
         (
@@ -307,6 +327,41 @@ fn a_wrong_value_is_one_line_with_its_origin_and_status_1() {
             vec!["--proxy_tls", "--proxy_cert_chain_file=/no/such.pem"],
             vec![("A8_PROXY_PRIVATE_KEY_FILE", "/k")],
             "proxy_cert_chain_file: cannot read /no/such.pem: ".to_owned(),
+            "(from the command line)".to_owned(),
+        ),
+        (
+            "proxy",
+            vec!["--tcp_proxies", "mysql:zone=a"],
+            vec![],
+            "tcp_proxies: `mysql:zone=a`: `a` is no port of 0 to 65535".to_owned(),
+            "(from the command line)".to_owned(),
+        ),
+        (
+            "proxy",
+            vec![],
+            vec![("A8_TCP_PROXIES", "mysql=3306;cache=6379")],
+            "tcp_proxies: port 6379 of `cache` is that of `http_listener_port`".to_owned(),
+            "(from the environment variable A8_TCP_PROXIES)".to_owned(),
+        ),
+        (
+            "proxy",
+            vec!["--config", twice.to_str().unwrap()],
+            vec![],
+            "tcp_proxies: port 1 of `b` is that of another of them".to_owned(),
+            format!("(from the file {})", file(&twice)),
+        ),
+        (
+            "proxy",
+            vec!["--config", odd.to_str().unwrap()],
+            vec![],
+            format!("config: {}: unknown key `proxy_config.tcp_proxies[0].port`", file(&odd)),
+            "(from the command line)".to_owned(),
+        ),
+        (
+            "proxy",
+            vec!["--config", portless.to_str().unwrap()],
+            vec![],
+            format!("config: {}: `tcp_proxies[0]` has no `listener_port`", file(&portless)),
             "(from the command line)".to_owned(),
         ),
         (

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::clock;
+use crate::config::TcpProxy;
 use crate::counts::Counts;
 use crate::feed::{Seen, Status};
 use crate::live::{Drain, Live};
@@ -34,9 +35,10 @@ const BODY_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Admin(Arc<Parts>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Parts {
     node: Node,
+    tcp: Vec<TcpProxy>,
     metrics: Arc<Metrics>,
     tables: Arc<Tables>,
     counts: Arc<Counts>,
@@ -89,12 +91,20 @@ impl Admin {
     pub fn new(live: &Live, node: Node) -> Self {
         Self(Arc::new(Parts {
             node,
+            tcp: Vec::new(),
             metrics: Arc::clone(&live.metrics),
             tables: Arc::clone(&live.tables),
             counts: Arc::clone(&live.counts),
             status: Arc::clone(&live.status),
             drain: Arc::clone(&live.drain),
         }))
+    }
+
+    /// The same with listeners for plain TCP to show, each where it is.
+    #[must_use]
+    pub fn with_tcp(mut self, tcp: impl Iterator<Item = TcpProxy>) -> Self {
+        Arc::make_mut(&mut self.0).tcp = tcp.collect();
+        self
     }
 
     /// The answer to one request.
@@ -144,6 +154,7 @@ struct State<'a> {
     instances: Vec<&'a Instance>,
     node: &'a str,
     identity: String,
+    tcp_proxies: Vec<serde_json::Value>,
     feed: serde_json::Value,
 }
 
@@ -156,6 +167,11 @@ impl Parts {
             instances: seen.snapshot.instances().iter().map(|instance| &**instance).collect(),
             node: &self.node.node,
             identity: self.node.identity.label(),
+            tcp_proxies: self
+                .tcp
+                .iter()
+                .map(|proxy| json!({"service": proxy.service, "tags": proxy.tags, "address": proxy.listen}))
+                .collect(),
             feed: feed(&seen),
         };
         Answer::json(StatusCode::OK, &state)

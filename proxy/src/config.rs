@@ -1,6 +1,8 @@
 //! The proxy's settings and their checked form (spec/control-and-proxy.md 3.1, design.md 6). Where a value
 //! came from is not known here: the program layers file, environment and flags.
 
+mod tcp;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use control_api::Identity;
 use control_api::client::{ControlClient, Node};
 use registry_api::setting::BadSetting;
 
+pub(crate) use self::tcp::SETTING as TCP_SETTING;
+pub use self::tcp::{TCP_PROXIES_MAX, TcpProxy};
 use crate::board::SERIES_MAX_DEFAULT;
 use crate::tracer::sampler::{BadSampler, Sampler};
 
@@ -26,12 +30,20 @@ pub const FILE_KEYS: &[(&str, &str)] = &[
     ("proxy_config.cert_chain_file", "proxy_cert_chain_file"),
     ("proxy_config.private_key_file", "proxy_private_key_file"),
     ("proxy_config.ca_cert_file", "proxy_ca_cert_file"),
+    ("proxy_config.tcp_proxies", "tcp_proxies"),
     ("proxy_config.logging_dir", "logging_dir"),
     ("proxy_config.access_log", "access_log"),
     ("proxy_config.metrics_series_max", "metrics_series_max"),
     ("controller.url", "controller_url"),
     ("controller.token", "controller_token"),
     ("controller.poll", "controller_poll"),
+];
+
+/// Keys of the YAML file whose values are lists of mappings, and the fields of those. Each is one value of the flag that the
+/// key maps to: the values of its fields in this order, with `=` between them.
+pub const FILE_LISTS: &[(&str, &[&str])] = &[
+    ("proxy_config.tcp_proxies", &["service", "listener_port"]),
+    ("tcp_proxies", &["service", "listener_port"]),
 ];
 
 /// The name of the access log inside `logging_dir`.
@@ -85,6 +97,10 @@ pub struct Settings {
     /// Whom clients' certificates must be signed by, PEM; without it, clients need none
     #[arg(long = "proxy_ca_cert_file", env = "A8_PROXY_CA_CERT_FILE")]
     pub proxy_ca_cert_file: Option<PathBuf>,
+    /// A listener of plain TCP for the instances of a service, as `name:tag1,tag2=port`; may be repeated, in one text with
+    /// `;` between two. 0 takes a free port
+    #[arg(long = "tcp_proxies", env = "A8_TCP_PROXIES", value_delimiter = tcp::SEPARATOR)]
+    pub tcp_proxies: Vec<String>,
     /// Address the admin listener binds to
     #[arg(long = "admin_host", env = "A8_ADMIN_HOST", default_value = "127.0.0.1")]
     pub admin_host: String,
@@ -174,6 +190,7 @@ impl fmt::Debug for Settings {
             .field("proxy_cert_chain_file", &self.proxy_cert_chain_file)
             .field("proxy_private_key_file", &self.proxy_private_key_file)
             .field("proxy_ca_cert_file", &self.proxy_ca_cert_file)
+            .field("tcp_proxies", &self.tcp_proxies)
             .field("admin_host", &self.admin_host)
             .field("admin_port", &self.admin_port)
             .field("controller_url", &self.controller_url)
@@ -288,6 +305,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// TLS where requests come in; `None` for plain text.
     pub tls: Option<TlsFiles>,
+    /// Where plain TCP comes in, and for whom; at most [`TCP_PROXIES_MAX`], and no two at one port.
+    pub tcp: Vec<TcpProxy>,
     /// Where operators come in; port 0 is any free one.
     pub admin: SocketAddr,
     /// At least one.
@@ -355,17 +374,20 @@ impl Settings {
         let own = || identity.service.as_ref().map_or_else(|| NAMELESS.to_owned(), ToString::to_string);
         let endpoint = Some(self.otel_exporter_otlp_endpoint).filter(|endpoint| !endpoint.is_empty());
         let service_name = named.unwrap_or_else(own);
+        let http = address("http_listener_host", &self.http_listener_host, self.http_listener_port)?;
+        let admin = address("admin_host", &self.admin_host, self.admin_port)?;
         let config = Config {
             tracing: endpoint.map(|endpoint| Tracing { endpoint, service_name, sampler }),
             identity,
-            http: address("http_listener_host", &self.http_listener_host, self.http_listener_port)?,
+            http,
             tls: tls(
                 self.proxy_tls,
                 self.proxy_cert_chain_file,
                 self.proxy_private_key_file,
                 self.proxy_ca_cert_file,
             )?,
-            admin: address("admin_host", &self.admin_host, self.admin_port)?,
+            tcp: tcp::read(&self.tcp_proxies, http, admin)?,
+            admin,
             controller_url,
             controller_token: Token::new(self.controller_token),
             threads: threads(self.threads)?,

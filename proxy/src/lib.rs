@@ -46,6 +46,7 @@ mod shortage;
 mod signals;
 mod strait;
 pub mod tables;
+mod tcp;
 mod throttle;
 pub mod tls;
 mod trace;

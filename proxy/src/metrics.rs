@@ -6,6 +6,7 @@ mod labels;
 mod lane;
 mod rule;
 mod service;
+mod tcp;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,9 @@ pub use labels::{CopyLost, Ejection, Fault};
 pub use lane::LaneSeries;
 pub use rule::RuleSeries;
 pub use service::ServiceSeries;
+pub use tcp::{TcpEnd, TcpSeries};
+
+use self::tcp::TcpFamilies;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -48,6 +52,7 @@ pub struct Metrics {
     copies_lost: IntCounterVec,
     instances: IntGaugeVec,
     last_success: GaugeVec,
+    tcp: TcpFamilies,
     unrouted: Codes,
     /// Client connections that are open.
     pub active_connections: IntGauge,
@@ -182,6 +187,7 @@ impl Metrics {
                 "Handshakes with clients that failed or took too long.",
             ),
             lane: LaneSeries::new(&make),
+            tcp: TcpFamilies::new(&make),
             parse_failures: make
                 .counter("a8_proxy_parse_failures_total", "Requests whose head could not be read."),
             access_log_dropped: make
@@ -243,6 +249,11 @@ impl Metrics {
     /// The handles of one service's series.
     pub fn service(self: &Arc<Self>, name: &str) -> ServiceSeries {
         ServiceSeries::new(Arc::clone(self), name)
+    }
+
+    /// The handles of one listener's series; `backend` is its tags, joined with commas.
+    pub fn tcp(&self, service: &str, backend: &str) -> TcpSeries {
+        self.tcp.of(service, backend)
     }
 
     /// The handles of one backend's series. The labels are service, comma-joined tags or nothing, and the

@@ -1,12 +1,13 @@
 //! What is told about a request when it is over: one line in the access log, its counts and its time. Nothing is
 //! decided here, and no engine is known.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use routing::Outcome;
 
-use crate::access_log::{AccessLog, Flags, Record};
+use crate::access_log::{AccessLog, Flag, Flags, Record};
 use crate::context::Context;
 use crate::metrics::{Fault, Metrics};
 use crate::respond::Reply;
@@ -40,6 +41,23 @@ pub(crate) struct Received<'a> {
     pub(crate) user_agent: &'a [u8],
 }
 
+/// A connection of plain TCP that is over.
+#[derive(Debug)]
+pub(crate) struct Piped<'a> {
+    pub(crate) start: SystemTime,
+    pub(crate) duration: Duration,
+    /// The service and tags of its listener.
+    pub(crate) dst: &'a str,
+    /// Where the client connected to.
+    pub(crate) listener: &'a str,
+    pub(crate) flag: Option<Flag>,
+    /// The instance, and how long it took to be connected to.
+    pub(crate) upstream: Option<(SocketAddr, Duration)>,
+    /// Bytes from the client, and to it.
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
 impl Reports {
     /// A request that an engine had, and the status that was sent; 0 when its connection was closed instead.
     pub(crate) fn finished(&self, context: &Context, received: Received<'_>, status: u16, now: Instant) {
@@ -69,6 +87,7 @@ impl Reports {
             request_id: context.request_id.as_bytes(),
             authority: received.authority,
             upstream: upstream.map(|upstream| upstream.address),
+            bytes: None,
             fault_rule: context.fault_rule().unwrap_or_default(),
         });
     }
@@ -139,6 +158,36 @@ impl Reports {
             request_id: b"",
             authority: b"",
             upstream: None,
+            bytes: None,
+            fault_rule: "",
+        });
+    }
+
+    /// A connection of plain TCP, of which metrics are its listener's.
+    pub(crate) fn piped(&self, piped: &Piped<'_>) {
+        if !self.access_log.is_on() {
+            return;
+        }
+        let mut flags = Flags::default();
+        piped.flag.into_iter().for_each(|flag| flags.set(flag));
+        self.access_log.write(&Record {
+            status: 0,
+            start: piped.start,
+            duration: piped.duration,
+            upstream_duration: piped.upstream.map(|(_, connecting)| connecting),
+            src: &self.src,
+            dst: piped.dst,
+            traces: &[],
+            method: "-",
+            path: "-",
+            protocol: "TCP",
+            flags,
+            x_forwarded: b"",
+            user_agent: b"",
+            request_id: b"",
+            authority: piped.listener.as_bytes(),
+            upstream: piped.upstream.map(|(address, _)| address),
+            bytes: Some([piped.received, piped.sent]),
             fault_rule: "",
         });
     }

@@ -3,6 +3,7 @@
 
 use std::future::{Future, pending};
 use std::io;
+use std::iter::repeat_with;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::pin::pin;
@@ -20,7 +21,7 @@ use registry_api::setting::BadSetting;
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::{Config, Engine, Upgrade};
+use crate::config::{Config, Engine, TCP_SETTING, TcpProxy, Upgrade};
 use crate::connections::{Connections, cap_of, raise_open_files};
 use crate::detection;
 use crate::feed::Source;
@@ -33,6 +34,7 @@ use crate::mirror::{self, Mirrors};
 use crate::reports::Reports;
 use crate::service::Front;
 use crate::shard::Shard;
+use crate::tcp;
 use crate::upgrade::{self, Estate, Predecessor, Succession};
 use crate::upstream::Secure;
 
@@ -50,6 +52,7 @@ pub struct Server {
     live: Live,
     http: Door,
     admin: Door,
+    tcp: Vec<(TcpProxy, Door)>,
     threads: usize,
     engine: Engine,
     /// Whom this proxy stands for, `service:tag,tag`.
@@ -82,14 +85,21 @@ impl Server {
             Some(Upgrade { sock, take_over: true, .. }) => upgrade::take_over(sock)?,
             Some(Upgrade { sock, .. }) => upgrade::refuse_served(sock).map(|()| None)?,
         };
-        let ([http, admin], lock, predecessor) =
-            match inherited.map(|inherited| inherited.into_parts(config.http, config.admin)) {
-                None => ([None, None], None, None),
-                Some((ports, lock, predecessor)) => (ports, Some(lock), Some(predecessor)),
-            };
+        let wanted: Vec<_> = config.tcp.iter().map(|proxy| proxy.listen).collect();
+        let inherited = inherited.map(|inherited| inherited.into_parts(config.http, config.admin, &wanted));
+        let (http, admin, tcp, lock, predecessor) = match inherited {
+            None => (None, None, vec![], None, None),
+            Some(parts) => (parts.http, parts.admin, parts.tcp, Some(parts.lock), Some(parts.predecessor)),
+        };
+        let tcp = config.tcp.iter().zip(tcp.into_iter().chain(repeat_with(|| None)));
         Ok(Self {
             http: Door::open("http_listener_port", config.http, http)?,
             admin: Door::open("admin_port", config.admin, admin)?,
+            tcp: tcp
+                .map(|(proxy, inherited)| {
+                    Ok((proxy.clone(), Door::open(TCP_SETTING, proxy.listen, inherited)?))
+                })
+                .collect::<Result<_, BadSetting>>()?,
             live: Live::inherit(config, lock, clock::now())?,
             upgrade: config.upgrade.clone(),
             predecessor,
@@ -107,9 +117,16 @@ impl Server {
         self
     }
 
-    /// The ports, by name.
-    pub fn addresses(&self) -> [(&'static str, SocketAddr); 2] {
-        [("http", self.http.address), ("admin", self.admin.address)]
+    /// The ports, by name: `http`, `admin`, and `tcp1` and so on in the order of the settings.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let own = [("http", self.http.address), ("admin", self.admin.address)];
+        let tcp = (1..).zip(self.tcp()).map(|(number, proxy)| (format!("tcp{number}"), proxy.listen));
+        own.into_iter().map(|(name, address)| (name.to_owned(), address)).chain(tcp).collect()
+    }
+
+    /// The listeners for plain TCP, each where it is.
+    pub fn tcp(&self) -> impl Iterator<Item = TcpProxy> {
+        self.tcp.iter().map(|(proxy, door)| TcpProxy { listen: door.address, ..proxy.clone() })
     }
 
     /// The address of the HTTP port.
@@ -148,12 +165,17 @@ impl Server {
         // Ports are closed first, and connections that wait for a request end later.
         let (close, is_closed) = watch::channel(false);
         let (down, is_down) = watch::channel(false);
+        let reports = self.reports();
+        let pipes = self.pipes(&connections, &reports);
         let (mirrors, copies) = Mirrors::new();
         let mirror = Shard::start("a8-mirror", mirror::run(copies))?;
         let mut shards = self
-            .fronts(&connections, &mirrors, &is_down)
+            .fronts(&connections, &reports, &mirrors, &is_down)
             .map(|front| {
                 let (door, is_closed) = (self.http.share()?, is_closed.clone());
+                let pipes = pipes.iter().zip(&self.tcp);
+                let pipes = pipes.map(|(pipe, (_, door))| Ok((Arc::clone(pipe), door.share()?.listener)));
+                let pipes = pipes.collect::<io::Result<Vec<_>>>()?;
                 Shard::start("a8-http", async move {
                     let lane = front.lane.clone();
                     let looked_after = async move {
@@ -164,14 +186,17 @@ impl Server {
                     };
                     tokio::select! {
                         () = looked_after => {}
-                        () = door.serve("http", front, is_closed) => {}
+                        _served = async {
+                            let pipes = tcp::serve(pipes, is_closed.clone());
+                            tokio::join!(door.serve("http", front, is_closed), pipes)
+                        } => {}
                     }
                 })
             })
             .collect::<io::Result<Vec<_>>>()?;
         let succession = self.succession()?;
-        // From here on the port is the shards' alone, and a successor's: the last of them closes it.
-        drop(self.http);
+        // From here on the ports are the shards' alone, and a successor's: the last of them closes each.
+        drop((self.http, self.tcp));
         let operators = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("a8-admin")
@@ -217,26 +242,39 @@ impl Server {
         Ok(())
     }
 
+    fn reports(&self) -> Arc<Reports> {
+        Arc::new(Reports {
+            metrics: Arc::clone(&self.live.metrics),
+            access_log: Arc::clone(&self.live.access_log),
+            tracer: self.live.tracer.clone(),
+            src: self.src.clone(),
+        })
+    }
+
+    /// One for each listener of plain TCP, for all threads: whose turn it is, is one count.
+    fn pipes(&self, connections: &Arc<Connections>, reports: &Arc<Reports>) -> Vec<Arc<tcp::Front>> {
+        let pipe = |(proxy, door): &(TcpProxy, Door)| {
+            let (tables, idle_within) = (&self.live.tables, self.limits.tcp_idle_within);
+            tcp::Front::new(proxy.clone(), door.address, tables, connections, reports, idle_within)
+        };
+        self.tcp.iter().map(pipe).map(Arc::new).collect()
+    }
+
     /// One engine per thread: their connections to instances are not shared, so that none is waited for in one thread and
     /// used in another.
     fn fronts(
         &self,
         connections: &Arc<Connections>,
+        reports: &Arc<Reports>,
         mirrors: &Arc<Mirrors>,
         down: &ShutdownWatch,
     ) -> impl Iterator<Item = Front> {
-        let reports = Arc::new(Reports {
-            metrics: Arc::clone(&self.live.metrics),
-            access_log: Arc::clone(&self.live.access_log),
-            tracer: self.live.tracer.clone(),
-            src: self.src.clone(),
-        });
         let delayed = Arc::new(AtomicUsize::new(0));
         let secure = Arc::new(Secure::default());
         (0..self.threads).map(move |_| {
             let gateway = Gateway {
                 tables: Arc::clone(&self.live.tables),
-                reports: Arc::clone(&reports),
+                reports: Arc::clone(reports),
                 delayed: Arc::clone(&delayed),
                 counts: Arc::clone(&self.live.counts),
                 mirrors: Arc::clone(mirrors),
@@ -246,7 +284,7 @@ impl Server {
             let lane = (self.engine == Engine::Lane).then(|| {
                 Arc::new(Lane {
                     tables: Arc::clone(&self.live.tables),
-                    reports: Arc::clone(&reports),
+                    reports: Arc::clone(reports),
                     delayed: Arc::clone(&delayed),
                     drain: Arc::clone(&self.live.drain),
                     counts: Arc::clone(&self.live.counts),
@@ -263,7 +301,7 @@ impl Server {
                 lane,
                 tls: self.live.tls.clone(),
                 connections: Arc::clone(connections),
-                reports: Arc::clone(&reports),
+                reports: Arc::clone(reports),
                 limits: self.limits,
                 down: down.clone(),
             }
@@ -276,6 +314,7 @@ impl Server {
         let estate = Estate {
             http: self.http.listener.try_clone()?,
             admin: self.admin.listener.try_clone()?,
+            tcp: self.tcp.iter().map(|(_, door)| door.listener.try_clone()).collect::<io::Result<_>>()?,
             lock: self.live.data_dir.share()?,
         };
         let Some(predecessor) = self.predecessor.take() else {

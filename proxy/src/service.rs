@@ -22,6 +22,7 @@ use crate::lane::{Lane, Passed};
 use crate::reports::Reports;
 use crate::respond::Reply;
 use crate::tls::Tls;
+use crate::upstream::TUNNEL_IDLE_WITHIN;
 use crate::wire::Wire;
 
 /// From the first byte of a request, or from the connection, to the end of the head.
@@ -32,6 +33,8 @@ const TLS_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) const IDLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long requests in progress may take to end after a signal (spec/control-and-proxy.md 3.4).
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
+/// How long a connection of plain TCP may carry nothing: as long as a tunnel.
+const TCP_IDLE_WITHIN: Duration = TUNNEL_IDLE_WITHIN;
 /// An HTTP/2 connection without a stream is closed after this time.
 const HTTP2_IDLE_WITHIN: Duration = Duration::from_secs(120);
 
@@ -64,7 +67,9 @@ pub struct Limits {
     pub idle_within: Duration,
     /// Until the next stream of an HTTP/2 connection that has none.
     pub http2_idle_within: Duration,
-    /// For requests in progress to end, when the proxy is told to.
+    /// Until the next byte of a connection of plain TCP, either way.
+    pub tcp_idle_within: Duration,
+    /// For requests and connections of plain TCP in progress to end, when the proxy is told to.
     pub drain_within: Duration,
 }
 
@@ -75,6 +80,7 @@ impl Default for Limits {
             head_within: HEAD_WITHIN,
             idle_within: IDLE_WITHIN,
             http2_idle_within: HTTP2_IDLE_WITHIN,
+            tcp_idle_within: TCP_IDLE_WITHIN,
             drain_within: DRAIN_WITHIN,
         }
     }
@@ -256,7 +262,7 @@ impl Opening {
 }
 
 /// Returns when the proxy shuts down.
-async fn ended(mut shutdown: ShutdownWatch) {
+pub(crate) async fn ended(mut shutdown: ShutdownWatch) {
     // Whoever could say it being gone says it as well.
     let _down = shutdown.wait_for(|down| *down).await;
 }

@@ -22,15 +22,20 @@ use rustix::process::geteuid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::time::{sleep, timeout};
 
+use crate::config::TCP_PROXIES_MAX;
+
 const SETTING: &str = "upgrade_sock";
 /// What comes with the sockets. Whoever hands over something else says something else.
 const OFFER: &[u8] = b"a8 upgrade 1: http, admin, lock\n";
+/// The same with the ports of plain TCP behind them: a version that knows none must not take it for less than it is.
+const OFFER_WITH_TCP: &[u8] = b"a8 upgrade 1: http, admin, lock, tcp\n";
 const SERVING: &[u8] = b"serving\n";
 const LEAVING: &[u8] = b"leaving\n";
 /// What it says instead to a successor that it no longer waits for; as long as the other.
 const STAYING: &[u8] = b"staying\n";
-/// How many files are handed over.
+/// How many files are always handed over, and the most.
 const FILES: usize = 3;
+const FILES_MAX: usize = FILES + TCP_PROXIES_MAX;
 /// For each answer of the predecessor, which has nothing to think about.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// From the offer until the successor serves; it may wait for control meanwhile. One that takes longer is given up.
@@ -43,12 +48,21 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Inherited {
     http: TcpListener,
     admin: TcpListener,
+    tcp: Vec<TcpListener>,
     lock: File,
     predecessor: Predecessor,
 }
 
-/// The same in parts: the ports in the order of [`Inherited`], as far as they are wanted.
-pub(crate) type Parts = ([Option<TcpListener>; 2], File, Predecessor);
+/// The same in parts, the ports as far as they are wanted.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) http: Option<TcpListener>,
+    pub(crate) admin: Option<TcpListener>,
+    /// In the order in which they are wanted.
+    pub(crate) tcp: Vec<Option<TcpListener>>,
+    pub(crate) lock: File,
+    pub(crate) predecessor: Predecessor,
+}
 
 /// The proxy that still serves.
 #[derive(Debug)]
@@ -59,6 +73,8 @@ pub(crate) struct Predecessor(UnixStream);
 pub(crate) struct Estate {
     pub(crate) http: TcpListener,
     pub(crate) admin: TcpListener,
+    /// At most [`TCP_PROXIES_MAX`].
+    pub(crate) tcp: Vec<TcpListener>,
     pub(crate) lock: File,
 }
 
@@ -100,19 +116,21 @@ fn inherit(stream: UnixStream) -> io::Result<Inherited> {
     is_ours(&stream)?;
     stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
     stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut text = [0; 2 * OFFER.len()];
+    let mut text = [0; 2 * OFFER_WITH_TCP.len()];
     let came = recvmsg(&stream, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let files = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(files) => Some(files),
         _ => None,
     });
-    let files: Vec<OwnedFd> = files.flatten().collect();
+    let mut files: Vec<OwnedFd> = files.flatten().collect();
+    let tcp = files.split_off(files.len().min(FILES));
     match <[OwnedFd; FILES]>::try_from(files) {
-        Ok([http, admin, lock]) if text[..came.bytes] == *OFFER => Ok(Inherited {
+        Ok([http, admin, lock]) if text[..came.bytes] == *offer(tcp.len()) => Ok(Inherited {
             http: http.into(),
             admin: admin.into(),
+            tcp: tcp.into_iter().map(TcpListener::from).collect(),
             lock: lock.into(),
             predecessor: Predecessor(stream),
         }),
@@ -121,16 +139,38 @@ fn inherit(stream: UnixStream) -> io::Result<Inherited> {
 }
 
 impl Inherited {
-    /// Takes apart; a port that is not where one is wanted is left to the predecessor.
-    pub(crate) fn into_parts(self, http: SocketAddr, admin: SocketAddr) -> Parts {
-        let if_wanted = |listener: TcpListener, wanted: SocketAddr| {
-            let is_there = listener
-                .local_addr()
-                .is_ok_and(|there| there == wanted || (wanted.port() == 0 && wanted.ip() == there.ip()));
-            is_there.then_some(listener)
-        };
-        ([if_wanted(self.http, http), if_wanted(self.admin, admin)], self.lock, self.predecessor)
+    /// Takes apart; a port that is not where one is wanted is left to the predecessor. Of those of plain TCP each is given
+    /// to who wants this very port; where any is good, they keep their order.
+    pub(crate) fn into_parts(self, http: SocketAddr, admin: SocketAddr, tcp: &[SocketAddr]) -> Parts {
+        let if_wanted =
+            |listener: TcpListener, wanted: SocketAddr| is_at(&listener, wanted).then_some(listener);
+        let mut left = self.tcp;
+        let mut found: Vec<Option<TcpListener>> = tcp.iter().map(|_| None).collect();
+        for any in [false, true] {
+            for (found, wanted) in found.iter_mut().zip(tcp).filter(|(_, wanted)| (wanted.port() == 0) == any)
+            {
+                *found = left.iter().position(|listener| is_at(listener, *wanted)).map(|at| left.remove(at));
+            }
+        }
+        Parts {
+            http: if_wanted(self.http, http),
+            admin: if_wanted(self.admin, admin),
+            tcp: found,
+            lock: self.lock,
+            predecessor: self.predecessor,
+        }
     }
+}
+
+/// Whether it is where one is wanted; port 0 is any.
+fn is_at(listener: &TcpListener, wanted: SocketAddr) -> bool {
+    let is_at = |there: SocketAddr| there == wanted || (wanted.port() == 0 && wanted.ip() == there.ip());
+    listener.local_addr().is_ok_and(is_at)
+}
+
+/// What is said with so many ports of plain TCP.
+fn offer(tcp: usize) -> &'static [u8] {
+    if tcp == 0 { OFFER } else { OFFER_WITH_TCP }
 }
 
 impl Predecessor {
@@ -209,9 +249,11 @@ impl Drop for Succession {
 impl Estate {
     async fn offer(&self, stream: &mut tokio::net::UnixStream) -> io::Result<()> {
         is_ours(&*stream)?;
-        let files = [self.http.as_fd(), self.admin.as_fd(), self.lock.as_fd()];
-        let sent = stream.async_io(Interest::WRITABLE, || send(stream.as_fd(), &files)).await?;
-        if sent != OFFER.len() {
+        let mut files = vec![self.http.as_fd(), self.admin.as_fd(), self.lock.as_fd()];
+        files.extend(self.tcp.iter().map(AsFd::as_fd));
+        let offer = offer(self.tcp.len());
+        let sent = stream.async_io(Interest::WRITABLE, || send(stream.as_fd(), offer, &files)).await?;
+        if sent != offer.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
         let mut answer = [0; SERVING.len()];
@@ -229,12 +271,12 @@ fn is_ours(stream: impl AsFd) -> io::Result<()> {
     if user == geteuid() || user.is_root() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-fn send(to: BorrowedFd<'_>, files: &[BorrowedFd<'_>; FILES]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+fn send(to: BorrowedFd<'_>, offer: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fits = control.push(SendAncillaryMessage::ScmRights(files));
     debug_assert!(fits, "the space is made for them");
-    Ok(sendmsg(to, &[IoSlice::new(OFFER)], &mut control, SendFlags::NOSIGNAL)?)
+    Ok(sendmsg(to, &[IoSlice::new(offer)], &mut control, SendFlags::NOSIGNAL)?)
 }
 
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
@@ -254,7 +296,7 @@ mod tests {
 
     fn estate(dir: &Path) -> Estate {
         let open = || TcpListener::bind("127.0.0.1:0").unwrap();
-        Estate { http: open(), admin: open(), lock: File::create(dir.join("lock")).unwrap() }
+        Estate { http: open(), admin: open(), tcp: vec![], lock: File::create(dir.join("lock")).unwrap() }
     }
 
     /// What `ask` returns, which runs on a thread of its own, while a proxy hands over; whether that one was replaced.
@@ -283,10 +325,11 @@ mod tests {
         estate.lock.try_lock().unwrap();
         let (inherited, replaced) = while_offered(&path, &estate, move |path| {
             let inherited = take_over(path).unwrap().expect("somebody serves");
-            let ([ours, other], lock, predecessor) =
-                inherited.into_parts(SocketAddr::new(http.ip(), 0), "127.0.0.1:1".parse().unwrap());
-            predecessor.replace().unwrap();
-            (ours.unwrap(), other.is_none(), lock)
+            let elsewhere = "127.0.0.1:1".parse().unwrap();
+            let parts = inherited.into_parts(SocketAddr::new(http.ip(), 0), elsewhere, &[elsewhere]);
+            assert!(parts.tcp[0].is_none(), "it had none");
+            parts.predecessor.replace().unwrap();
+            (parts.http.unwrap(), parts.admin.is_none(), parts.lock)
         })
         .await;
         assert!(replaced);
@@ -300,6 +343,30 @@ mod tests {
         assert!(ours.accept().is_ok());
         drop(lock);
         second.try_lock().unwrap();
+    }
+
+    #[tokio::test]
+    async fn as_many_ports_of_plain_tcp_as_there_may_be_go_to_who_wants_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut estate) = (dir.path().join("sock"), estate(dir.path()));
+        estate.tcp = (0..TCP_PROXIES_MAX).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<_> = estate.tcp.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let any = SocketAddr::new(ports[0].ip(), 0);
+        let wanted =
+            [any, ports[7], ports[0], "127.0.0.2:1".parse().unwrap(), any, "127.0.0.2:0".parse().unwrap()];
+        let (http, admin) = (estate.http.local_addr().unwrap(), estate.admin.local_addr().unwrap());
+        let (found, replaced) = while_offered(&path, &estate, move |path| {
+            let parts = take_over(path).unwrap().expect("somebody serves").into_parts(http, admin, &wanted);
+            parts.predecessor.replace().unwrap();
+            assert!(parts.http.is_some() && parts.admin.is_some());
+            let at = |listener: &Option<TcpListener>| {
+                listener.as_ref().map(|listener| listener.local_addr().unwrap())
+            };
+            parts.tcp.iter().map(at).collect::<Vec<_>>()
+        })
+        .await;
+        assert!(replaced);
+        assert_eq!(found, [Some(ports[1]), Some(ports[7]), Some(ports[0]), None, Some(ports[2]), None]);
     }
 
     #[tokio::test]

@@ -252,7 +252,7 @@ fn one_connection_carries_page_after_page_whatever_the_method_and_its_body() {
         ["a8", &data_dir, "--http_listener_host=127.0.0.1", "--http_listener_port=0", "--admin_port=0"];
     let config = Line::try_parse_from(flags).unwrap().settings.check().unwrap();
     let server = Server::bind(&config).unwrap();
-    let [_, (name, address)] = server.addresses();
+    let (name, address) = server.addresses().swap_remove(1);
     assert_eq!(name, "admin");
     let admin = Admin::new(server.live(), config.node(server.http()));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

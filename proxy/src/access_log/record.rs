@@ -107,7 +107,7 @@ impl fmt::Display for Flags {
 /// Everything a line says. Empty values are written as `-`.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
-    /// What was sent; 499 when the client left before the answer, 0 when its connection was closed by a fault.
+    /// What was sent; 499 when the client left before the answer, 0 when its connection was closed by a fault or is no request.
     pub status: u16,
     /// When the request came.
     pub start: SystemTime,
@@ -125,7 +125,7 @@ pub struct Record<'a> {
     pub method: &'a str,
     /// Before rewriting, with its query.
     pub path: &'a str,
-    /// `HTTP/1.1`.
+    /// `HTTP/1.1`, or `TCP`.
     pub protocol: &'a str,
     /// See [`Flag`].
     pub flags: Flags,
@@ -139,6 +139,8 @@ pub struct Record<'a> {
     pub authority: &'a [u8],
     /// The instance that answered; `None` when none was called.
     pub upstream: Option<SocketAddr>,
+    /// Bytes received and sent; `None` for a request, and then not written.
+    pub bytes: Option<[u64; 2]>,
     /// The rule whose faults the request met; empty when it met none, and then not written.
     pub fault_rule: &'a str,
 }
@@ -202,6 +204,12 @@ impl Record<'_> {
         line.seconds(self.upstream_duration.unwrap_or_default());
         line.put(before!("timestamp_ms"));
         line.number(millis(self.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
+        if let Some([received, sent]) = self.bytes {
+            line.put(before!("bytes_received"));
+            line.number(received);
+            line.put(before!("bytes_sent"));
+            line.number(sent);
+        }
         if !self.fault_rule.is_empty() {
             line.text(quoted!("fault_rule"), self.fault_rule);
         }

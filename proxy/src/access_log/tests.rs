@@ -32,6 +32,7 @@ fn record() -> Record<'static> {
         request_id: b"id-1",
         authority: b"localhost:6379",
         upstream: Some("10.0.0.7:9080".parse().unwrap()),
+        bytes: None,
         fault_rule: "",
     }
 }
@@ -60,6 +61,21 @@ fn a_line_has_the_fields_of_the_spec_in_their_order() {
             "\n"
         )
     );
+}
+
+#[test]
+fn a_connection_says_how_many_bytes_it_carried() {
+    let line: Value = serde_json::from_str(&line(&Record {
+        status: 0,
+        method: "-",
+        path: "-",
+        protocol: "TCP",
+        bytes: Some([17, u64::MAX]),
+        ..record()
+    }))
+    .unwrap();
+    assert_eq!((&line["protocol"], &line["message"]), (&"TCP".into(), &"- - 0".into()));
+    assert_eq!((&line["bytes_received"], &line["bytes_sent"]), (&17.into(), &u64::MAX.into()));
 }
 
 #[test]

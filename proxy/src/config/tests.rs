@@ -26,7 +26,7 @@ fn no_flags_give_the_documented_defaults() {
     assert_eq!(config.identity, Identity::default());
     assert_eq!(config.access_log, Some(LogTarget::File("a8-data/proxy/a8_access.log".into())));
     assert!(config.threads >= 1);
-    assert_eq!(config.upgrade, None);
+    assert_eq!((&config.upgrade, &config.tcp[..]), (&None, &[][..]));
     assert!(config.node("127.0.0.1:4711".parse().unwrap()).node.ends_with(":4711"));
 }
 
@@ -38,6 +38,8 @@ fn every_flag_is_taken() {
         "--proxy_adapter=envoy",
         "--http_listener_host=::1",
         "--http_listener_port=0",
+        "--tcp_proxies=mysql=3306;reviews:v1=0",
+        "--tcp_proxies=reviews:v2=0",
         "--admin_host=localhost",
         "--admin_port=1",
         "--controller_url=http://a:1,http://b:2",
@@ -58,6 +60,8 @@ fn every_flag_is_taken() {
     .unwrap();
     assert_eq!(config.identity.label(), "reviews:v1,env=prod");
     assert_eq!(config.http, "[::1]:0".parse().unwrap());
+    let tcp: Vec<_> = config.tcp.iter().map(|tcp| format!("{tcp} at {}", tcp.listen)).collect();
+    assert_eq!(tcp, ["mysql at [::1]:3306", "reviews:v1 at [::1]:0", "reviews:v2 at [::1]:0"]);
     assert_eq!(config.admin, "127.0.0.1:1".parse().unwrap());
     assert_eq!(config.controller_url, ["http://a:1", "http://b:2", "http://c:3/base"]);
     assert_eq!(config.controller_token.reveal(), Some("s3cret"));
@@ -112,6 +116,8 @@ fn what_cannot_be_used_is_refused_by_name() {
         ("--upgrade_drain=2h", "upgrade_drain"),
         ("--upgrade_drain=soon", "upgrade_drain"),
         ("--http_listener_host=nowhere.example", "http_listener_host"),
+        ("--tcp_proxies=mysql", "tcp_proxies"),
+        ("--tcp_proxies=mysql=6379", "tcp_proxies"),
         ("--admin_host=", "admin_host"),
         ("--controller_url=123456", "controller_url"),
         ("--controller_url=ftp://h:1", "controller_url"),
@@ -201,6 +207,14 @@ fn every_flag_has_a_variable_and_every_file_key_a_flag() {
         // Those of OpenTelemetry keep the names that every program reads.
         let ours = if flag.starts_with("otel_") { "" } else { "A8_" };
         assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("{ours}{}", flag.to_uppercase()));
+    }
+    for (list, fields) in FILE_LISTS {
+        assert!(
+            FILE_KEYS.iter().any(|(key, _)| key == list)
+                || command.get_arguments().any(|arg| arg.get_long() == Some(list)),
+            "{list}"
+        );
+        assert!(!fields.is_empty());
     }
     for (key, flag) in FILE_KEYS {
         assert!(command.get_arguments().any(|arg| arg.get_long() == Some(flag)), "{key}");

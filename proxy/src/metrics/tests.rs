@@ -25,6 +25,10 @@ fn exercised() -> Arc<Metrics> {
     service.count(503);
     metrics.backend(["reviews", "version=v1,zone=\"a\"", "rule-1"].map(str::to_owned)).count(200);
     metrics.count_unrouted(404);
+    let tcp = metrics.tcp("mysql", "zone=a");
+    tcp.active.inc();
+    tcp.received.inc_by(7);
+    tcp.ended(TcpEnd::InstanceReset);
     metrics.heard_control(1_700_000_000.5);
     metrics
 }
@@ -50,6 +54,10 @@ fn every_series_of_the_spec_is_there_with_its_labels() {
         "a8_proxy_series_folded 0",
         r#"a8_proxy_instances{service="reviews"} 3"#,
         "a8_proxy_active_connections 0",
+        r#"a8_proxy_tcp_connections_total{backend="zone=a",outcome="instance_reset",service="mysql"} 1"#,
+        r#"a8_proxy_tcp_active_connections{backend="zone=a",service="mysql"} 1"#,
+        r#"a8_proxy_tcp_bytes_total{backend="zone=a",direction="received",service="mysql"} 7"#,
+        r#"a8_proxy_tcp_bytes_total{backend="zone=a",direction="sent",service="mysql"} 0"#,
         r#"a8_control_last_success_timestamp_seconds{source="rules"} 1700000000.5"#,
         r#"a8_control_last_success_timestamp_seconds{source="discovery"} 1700000000.5"#,
         "a8_proxy_table_swaps_total 0",

@@ -21,6 +21,7 @@ mod retries;
 mod streams;
 mod stubborn;
 pub(crate) mod support;
+mod tcp;
 mod timeouts;
 mod tls;
 mod traces;

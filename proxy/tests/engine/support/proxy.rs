@@ -32,6 +32,8 @@ struct Line {
 /// A proxy that serves.
 pub(crate) struct Proxy {
     pub(crate) http: SocketAddr,
+    /// The listeners of plain TCP, in the order of the settings.
+    pub(crate) tcp: Vec<SocketAddr>,
     pub(crate) stage: Stage,
     /// The certificates, where it speaks TLS.
     pub(crate) tls: Option<Arc<Tls>>,
@@ -98,6 +100,7 @@ impl Proxy {
         let config = Line::try_parse_from(line).unwrap().settings.check().unwrap();
         let server = Server::bind(&config).unwrap().with_limits(limits);
         let exporter = server.live().exporter.lock().unwrap().take();
+        let tcp = server.tcp().map(|proxy| proxy.listen).collect();
         let (stop, stopped) = oneshot::channel();
         let (http, stage, tls) = (server.http(), server.live().stage.clone(), server.live().tls.clone());
         let thread = std::thread::spawn(move || {
@@ -107,7 +110,7 @@ impl Proxy {
                 })
                 .unwrap();
         });
-        let proxy = Self { http, stage, tls, exporter, dir, stop: Some(stop), thread: Some(thread) };
+        let proxy = Self { http, tcp, stage, tls, exporter, dir, stop: Some(stop), thread: Some(thread) };
         proxy.apply(rules, instances);
         proxy
     }
@@ -138,6 +141,11 @@ impl Proxy {
 
     pub(crate) async fn connect(&self) -> Conn {
         Conn::new(soon("the proxy", TcpStream::connect(self.http)).await.unwrap())
+    }
+
+    /// A connection to the listener of plain TCP with this number, from 0.
+    pub(crate) async fn connect_tcp(&self, number: usize) -> Conn {
+        Conn::new(soon("the proxy", TcpStream::connect(self.tcp[number])).await.unwrap())
     }
 
     /// Sends a request on a connection of its own and reads all of the answer; `Connection: close` is up to it.
