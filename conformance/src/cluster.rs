@@ -136,6 +136,12 @@ impl Registry {
         self.register_endpoint(None, service, &[], "https", address)
     }
 
+    /// Registers an instance of plain TCP.
+    #[track_caller]
+    pub fn register_tcp(&self, service: &str, tags: &[&str], address: impl ToString) -> String {
+        self.register_endpoint(None, service, tags, "tcp", address)
+    }
+
     #[track_caller]
     fn register_endpoint(
         &self,

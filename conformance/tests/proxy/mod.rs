@@ -12,6 +12,7 @@ mod policies;
 mod resilience;
 mod series;
 mod shortage;
+mod tcp;
 mod traces;
 mod traps;
 mod upgrade;
