@@ -187,7 +187,7 @@ fn the_file_may_be_named_by_the_environment_and_use_the_keys_of_the_spec() {
 
     let file = files.with(
         "proxy.yaml",
-        "service: {name: reviews, tags: [version=v1]}\nproxy: true\nproxy_config: {http_listener_port: 7, access_log: off, tls: true, ca_cert_file: /ca, tcp_proxies: [{service: 'mysql:zone=a,b', listener_port: 3306}, {listener_port: 0, service: cache}]}\ncontroller: {url: 'http://c:3'}\n",
+        "service: {name: reviews, tags: [version=v1]}\nproxy: true\nproxy_config: {http_listener_port: 7, access_log: off, tls: true, ca_cert_file: /ca, grpc_http1_bridge: true, tcp_proxies: [{service: 'mysql:zone=a,b', listener_port: 3306}, {listener_port: 0, service: cache}]}\ncontroller: {url: 'http://c:3'}\n",
     );
     for (setting, value) in [
         ("access_log", "off"),
@@ -195,6 +195,7 @@ fn the_file_may_be_named_by_the_environment_and_use_the_keys_of_the_spec() {
         ("proxy_tls", "true"),
         ("proxy_ca_cert_file", "/ca"),
         ("tcp_proxies", "mysql:zone=a,b=3306;cache=0"),
+        ("grpc_http1_bridge", "true"),
         ("controller_url", "http://c:3"),
         ("service", "reviews"),
     ] {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use conformance::h2c::Callee;
 use conformance::{Answer, Cluster, Connection, Origin, Proxy, Request, clock, eventually, get};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::json;
@@ -53,8 +54,13 @@ impl Authority {
 
     /// What a server of these names shows.
     fn server(&self, names: &[&str]) -> TlsAcceptor {
+        self.server_of(names, &[])
+    }
+
+    /// The same for one that agrees on these protocols alone.
+    fn server_of(&self, names: &[&str], protocols: &[&str]) -> TlsAcceptor {
         let (certificate, key) = self.leaf(names);
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
@@ -63,6 +69,7 @@ impl Authority {
                 PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
             )
             .unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 
@@ -98,10 +105,14 @@ struct Front {
 
 impl Front {
     fn of(origin: &Origin, acceptor: TlsAcceptor) -> Self {
+        Self::before(origin.address(), acceptor)
+    }
+
+    fn before(behind: SocketAddr, acceptor: TlsAcceptor) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let (at, behind) = (listener.local_addr().unwrap(), origin.address());
+        let at = listener.local_addr().unwrap();
         let opened = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&opened);
         runtime.spawn(async move {
@@ -141,7 +152,7 @@ impl Scene {
 
     /// One thread: connections are kept by each for itself.
     fn proxy(&self, engine: &str, instances: usize) -> Proxy {
-        let flags = [("engine", engine), ("threads", "1")];
+        let flags = [("engine", engine), ("threads", "1"), ("grpc_http1_bridge", "true")];
         let proxy = self.cluster.proxy_in("gateway", &flags, &[("SSL_CERT_FILE", &self.roots)]);
         proxy.await_instances(instances);
         proxy
@@ -177,6 +188,31 @@ fn an_instance_that_proves_its_name_is_called_and_its_connection_used_again() {
             assert_eq!(echo["body"].as_str().map(str::len), Some(LARGE_BYTES), "{engine}");
         }
         assert_eq!(front.opened() - before, 1, "{engine}");
+    }
+}
+
+/// P09, over TLS.
+#[test]
+fn a_call_that_came_in_http1_goes_to_a_proven_instance_in_http2_or_not_at_all() {
+    let scene = Scene::start();
+    let callee = Callee::start();
+    let front = Front::before(callee.at, scene.authority.server_of(&["127.0.0.1"], &["h2"]));
+    let origin = Origin::echo("secure");
+    let other = Front::of(&origin, scene.authority.server_of(&["127.0.0.1"], &["http/1.1"]));
+    scene.cluster.registry.register_https("s", front.at);
+    scene.cluster.registry.register_https("old", other.at);
+    for engine in ENGINES {
+        let before = front.opened();
+        let proxy = scene.proxy(engine, 2);
+        let call = |service: &str| {
+            let call = Request::new("POST", format!("/{service}/pkg.S/Echo")).body("abcde");
+            call.header("Content-Type", "application/grpc")
+        };
+        for answer in ask(&proxy, &call("s"), 3) {
+            assert_eq!((answer.text(), answer.header("grpc-status")), ("abcde".to_owned(), "0"), "{engine}");
+        }
+        assert_eq!(front.opened() - before, 1, "{engine}");
+        ask(&proxy, &call("old"), 1)[0].expect_refusal(503, "upstream_connect");
     }
 }
 

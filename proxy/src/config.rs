@@ -31,6 +31,7 @@ pub const FILE_KEYS: &[(&str, &str)] = &[
     ("proxy_config.private_key_file", "proxy_private_key_file"),
     ("proxy_config.ca_cert_file", "proxy_ca_cert_file"),
     ("proxy_config.tcp_proxies", "tcp_proxies"),
+    ("proxy_config.grpc_http1_bridge", "grpc_http1_bridge"),
     ("proxy_config.logging_dir", "logging_dir"),
     ("proxy_config.access_log", "access_log"),
     ("proxy_config.metrics_series_max", "metrics_series_max"),
@@ -101,6 +102,10 @@ pub struct Settings {
     /// `;` between two. 0 takes a free port
     #[arg(long = "tcp_proxies", env = "A8_TCP_PROXIES", value_delimiter = tcp::SEPARATOR)]
     pub tcp_proxies: Vec<String>,
+    /// Pass gRPC calls of HTTP/1.1 clients on in HTTP/2; each answer is held until it is whole
+    #[arg(long = "grpc_http1_bridge", env = "A8_GRPC_HTTP1_BRIDGE", num_args = 0..=1,
+          default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub grpc_http1_bridge: bool,
     /// Address the admin listener binds to
     #[arg(long = "admin_host", env = "A8_ADMIN_HOST", default_value = "127.0.0.1")]
     pub admin_host: String,
@@ -191,6 +196,7 @@ impl fmt::Debug for Settings {
             .field("proxy_private_key_file", &self.proxy_private_key_file)
             .field("proxy_ca_cert_file", &self.proxy_ca_cert_file)
             .field("tcp_proxies", &self.tcp_proxies)
+            .field("grpc_http1_bridge", &self.grpc_http1_bridge)
             .field("admin_host", &self.admin_host)
             .field("admin_port", &self.admin_port)
             .field("controller_url", &self.controller_url)
@@ -307,6 +313,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Where plain TCP comes in, and for whom; at most [`TCP_PROXIES_MAX`], and no two at one port.
     pub tcp: Vec<TcpProxy>,
+    /// Whether gRPC calls of HTTP/1.1 clients go on in HTTP/2.
+    pub grpc_http1_bridge: bool,
     /// Where operators come in; port 0 is any free one.
     pub admin: SocketAddr,
     /// At least one.
@@ -388,6 +396,7 @@ impl Settings {
             )?,
             tcp: tcp::read(&self.tcp_proxies, http, admin)?,
             admin,
+            grpc_http1_bridge: self.grpc_http1_bridge,
             controller_url,
             controller_token: Token::new(self.controller_token),
             threads: threads(self.threads)?,

@@ -50,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) flags: Flags,
     /// The client asked for another protocol.
     pub(crate) upgrade: bool,
+    /// A call of gRPC that came in HTTP/1.1 and goes on in HTTP/2.
+    pub(crate) bridged: bool,
     /// The client is to see its connection end, and nothing else.
     pub(crate) close: bool,
     /// For how long the connection was to be kept, in seconds.
@@ -135,6 +137,8 @@ pub(crate) enum Cause {
     Unanswered,
     /// What it sent is no answer.
     Unintelligible,
+    /// Its answer is longer than what can be held of it.
+    Oversized,
     /// It answered with this status.
     Status(u16),
     /// The time of the request ran out.
@@ -150,7 +154,7 @@ pub(crate) enum Cause {
 impl Cause {
     /// Whether no instance is to blame for it, so that it stays what it is although the request's time is over as well.
     pub(crate) fn blames_nobody(self) -> bool {
-        matches!(self, Self::Stalled | Self::Lacking(_))
+        matches!(self, Self::Stalled | Self::Lacking(_) | Self::Oversized)
     }
 }
 
@@ -188,6 +192,7 @@ impl Context {
             request_id: HeaderValue::from_static(""),
             flags: Flags::default(),
             upgrade: false,
+            bridged: false,
             close: false,
             keepalive: None,
             body_ended: false,

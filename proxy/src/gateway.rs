@@ -22,10 +22,11 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::time::sleep;
 
 use self::session::{
-    admit, authority_of, carried, edit_answer, edit_request, fit, has_answered, head_of, is_grpc, left,
-    limit, protocol_of, replay, scheme, split_target,
+    admit, authority_of, carried, edit_answer, edit_request, fit, has_answered, head_of, is_bridged, is_grpc,
+    left, limit, protocol_of, replay, scheme, split_target,
 };
 use crate::access_log::Flag;
+use crate::bridge::Bridges;
 use crate::clock;
 use crate::context::{Cause, Context, Course};
 use crate::counts::Counts;
@@ -60,6 +61,8 @@ pub(crate) struct Gateway {
     pub(crate) drain: Arc<Drain>,
     /// For instances that speak TLS and whose answers are held back.
     pub(crate) secure: Arc<Secure>,
+    /// For gRPC calls in HTTP/1.1, where they are to go on in HTTP/2.
+    pub(crate) bridges: Option<Arc<Bridges>>,
 }
 
 /// What the connection tells the request that begins.
@@ -96,6 +99,7 @@ impl ProxyHttp for Gateway {
         if ctx.decision().is_none() {
             ctx.join(carried(session.req_header()), self.reports.tracer.as_deref());
         }
+        ctx.bridged = self.bridges.is_some() && is_bridged(session.req_header());
         let admitted = admit(session, ctx);
         limit(session, ctx);
         if let Err(reply) = admitted {
@@ -132,24 +136,25 @@ impl ProxyHttp for Gateway {
         }
         let protocol = match session.req_header() {
             _ if ctx.upgrade => Protocol::Tunnel,
-            request if is_grpc(request) => Protocol::Http2,
+            request if ctx.bridged || is_grpc(request) => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let limits = ctx.limits().filter(|_| protocol == Protocol::Http1);
+        let bridges = self.bridges.as_ref().filter(|_| ctx.bridged);
+        let limits = ctx.limits().filter(|_| protocol == Protocol::Http1 || ctx.bridged);
         // The stream of an HTTP/1.1 client is told how long each attempt may take; those of HTTP/2 share one.
         let untold = session.as_http2().is_some() && (limits.is_some() || ctx.try_within().is_some());
-        ctx.apart = limits.is_some() || untold;
+        ctx.apart = limits.is_some() || untold || ctx.bridged;
         let peer = ctx.begin_attempt(clock::now()).and_then(|target| {
             // What may be refused before all of it is sent, or not be taken, goes over a connection that notices; but a
             // handshake for every body would cost more than that is worth.
             let long = protocol == Protocol::Http1
                 && target.tls_name.is_none()
                 && session::is_long(session.req_header());
-            let signals = (untold || long).then(|| ctx.watched_apart());
+            let signals = (untold || long || ctx.bridged).then(|| ctx.watched_apart());
             let peer = if ctx.apart || long {
                 let limits = limits.map(|limits| (session.req_header().method.as_str().to_owned(), limits));
-                let secure = Arc::clone(&self.secure);
-                upstream::narrow_peer(StraitConnect { target, protocol, limits, signals, secure })
+                let (secure, bridges) = (Arc::clone(&self.secure), bridges.cloned());
+                upstream::narrow_peer(StraitConnect { target, protocol, limits, signals, secure, bridges })
             } else {
                 upstream::peer(&target, protocol)
             };
@@ -253,7 +258,8 @@ impl ProxyHttp for Gateway {
         if let Some(edits) = ctx.request_edits() {
             edit_request(request, edits)?;
         }
-        ctx.copy_head(|_, host| session::copy_of(request, received, host));
+        let protocol = if ctx.bridged || is_grpc(received) { Protocol::Http2 } else { Protocol::Http1 };
+        ctx.copy_head(|_, host| session::copy_of(request, received, host, protocol));
         Ok(())
     }
 
@@ -320,6 +326,11 @@ impl ProxyHttp for Gateway {
                 answer.remove_header(&name);
             }
             fit(session, answer, ctx, self.is_ending());
+        }
+        if ctx.bridged && answer.headers.get(grpc::STATUS).is_some_and(|is| grpc::has_failed(is.as_bytes())) {
+            // The law has judged the status that the instance gave: a call that fails by itself is no failure of its instance.
+            answer.set_status(grpc::FAILED_STATUS)?;
+            answer.set_reason_phrase(None)?;
         }
         if let Some(edits) = ctx.answer_edits() {
             edit_answer(answer, edits)?;

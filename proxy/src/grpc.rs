@@ -1,14 +1,24 @@
-//! What gRPC says about the time of a call, in the field `grpc-timeout` (gRPC over HTTP/2, "Timeout"). What a time means for
-//! a request is the law's business, and which requests are calls the engine's.
+//! What gRPC says about a call in its fields: what it is, how long it may take (gRPC over HTTP/2, "Timeout") and what became of it.
+//! What any of it means for a request is the law's business.
 
 use std::time::Duration;
 
 use http::HeaderValue;
 
-/// The field.
+/// The field for the time of a call.
 pub(crate) const TIMEOUT: &str = "grpc-timeout";
+/// The field that says what became of a call: a number, 0 when all went well.
+pub(crate) const STATUS: &str = "grpc-status";
+/// The field that says it to people.
+pub(crate) const MESSAGE: &str = "grpc-message";
+/// What a call is sent as, unless it names the form of its messages behind it.
+const MEDIA_TYPE: &[u8] = b"application/grpc";
 /// The status of a call whose time ran out.
 pub(crate) const DEADLINE_EXCEEDED: u16 = 4;
+/// The status of a call that would take more than there is.
+pub(crate) const RESOURCE_EXHAUSTED: u16 = 8;
+/// What a call that failed is in HTTP/1.1, whatever it failed of: those who call so find more in [`STATUS`].
+pub(crate) const FAILED_STATUS: u16 = 503;
 /// The most digits of a value.
 const DIGITS_MAX: usize = 8;
 /// The highest number that they write.
@@ -22,6 +32,18 @@ const UNITS: [(u8, u64); 6] = [
     (b'M', 60_000_000_000),
     (b'H', 3_600_000_000_000),
 ];
+
+/// Whether a media type is that of a call; that of gRPC-Web, which is another protocol, is not.
+pub(crate) fn is_media_type(value: &[u8]) -> bool {
+    value.split_at_checked(MEDIA_TYPE.len()).is_some_and(|(kind, rest)| {
+        kind.eq_ignore_ascii_case(MEDIA_TYPE) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    })
+}
+
+/// Whether a call with this status has failed. What is no number is no success.
+pub(crate) fn has_failed(status: &[u8]) -> bool {
+    status.is_empty() || status.iter().any(|digit| *digit != b'0')
+}
 
 /// The time that a value gives: one to eight digits that are not all zero, and a unit. `None` for everything else, which is
 /// then no limit: what the instance makes of it is up to the instance, and some servers refuse such calls.
@@ -47,6 +69,20 @@ pub(crate) fn value(left: Duration) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_told_by_their_media_type_and_failures_by_their_status() {
+        for kind in
+            ["application/grpc", "application/grpc+proto", "Application/GRPC; x=y", "application/grpc ;x"]
+        {
+            assert!(is_media_type(kind.as_bytes()), "{kind}");
+        }
+        for kind in ["", "application/grp", "application/grpc-web", "application/grpcx", "text/plain"] {
+            assert!(!is_media_type(kind.as_bytes()), "{kind}");
+        }
+        assert!(!has_failed(b"0") && !has_failed(b"00"));
+        assert!(["", "1", "16", "x", "-0"].iter().all(|status| has_failed(status.as_bytes())));
+    }
 
     #[test]
     fn a_time_has_digits_and_a_unit_and_nothing_else_is_one() {

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 
 pub(crate) use crate::fields::{Field, Fields};
 use crate::fields::{Lines, find, is_token, length, tokens};
+use crate::grpc;
 
 /// A request head may be this long, request line included.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -56,6 +57,12 @@ impl Head {
     /// The fields; `bytes` is the head that was read.
     pub(crate) fn fields<'a>(&'a self, bytes: &'a [u8]) -> Fields<'a> {
         Fields::new(bytes, &self.fields)
+    }
+
+    /// Whether it says that it is a call of gRPC; `bytes` begins with the head that was read.
+    pub(crate) fn is_call(&self, bytes: &[u8]) -> bool {
+        &bytes[self.method.clone()] == b"POST"
+            && self.fields(bytes).first("content-type").is_some_and(grpc::is_media_type)
     }
 }
 

@@ -9,6 +9,7 @@ mod answer;
 mod attentive;
 pub mod background;
 pub mod board;
+mod bridge;
 mod buffers;
 mod chunks;
 pub mod clock;

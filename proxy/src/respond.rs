@@ -20,6 +20,8 @@ use crate::lines::{connection, line, status_line};
 pub(crate) const ERROR_HEADER: &str = "X-A8-Error";
 /// The id of an error of time (spec/control-and-proxy.md 3.7).
 const LATE: &str = "upstream_timeout";
+/// The id of an answer that cannot be held.
+const TOO_LARGE: &str = "answer_too_large";
 /// What people read of an injected failure.
 const FAULT: &str = "the request was failed by an action rule";
 /// Room for most answers.
@@ -148,6 +150,11 @@ impl Reply {
         Self::new(502, "upstream_connect", "the answer of the instance is malformed")
     }
 
+    /// What the instance sent is longer than what can be held of it.
+    pub(crate) const fn oversized() -> Self {
+        Self::new(502, TOO_LARGE, "the answer of the instance is too large for a call over HTTP/1.1")
+    }
+
     /// The time of the request ran out.
     pub(crate) const fn late() -> Self {
         Self::new(504, LATE, "no instance answered in time")
@@ -158,11 +165,24 @@ impl Reply {
         Self::new(500, "internal", "the proxy failed")
     }
 
+    /// As a client of HTTP/1.1 gets it whose gRPC call is passed on in HTTP/2: what says that such a call failed has the status that
+    /// an instance's would have.
+    pub(crate) fn bridged(&self) -> Cow<'_, Self> {
+        let failed = |(name, value): &Field| *name == grpc::STATUS && grpc::has_failed(value.as_bytes());
+        match &self.says {
+            Says::Given { fields, .. } if self.status == 200 && fields.iter().any(failed) => {
+                Cow::Owned(Self { status: grpc::FAILED_STATUS, ..self.clone() })
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
+
     /// The gRPC status that stands for it: that of its HTTP status (the mapping of the gRPC project), unless it is known
     /// that the time ran out.
     pub(crate) fn grpc_status(&self) -> u16 {
         match (&self.says, self.status) {
             (Says::Error { id: LATE, .. }, _) => grpc::DEADLINE_EXCEEDED,
+            (Says::Error { id: TOO_LARGE, .. }, _) => grpc::RESOURCE_EXHAUSTED,
             (_, 400) => 13,
             (_, 401) => 16,
             (_, 403) => 7,
@@ -251,6 +271,7 @@ mod tests {
             (Reply::refused(Refusal::NoRoute, "x"), 404, "no_route"),
             (Reply::refused(Refusal::NoInstances, "x"), 503, "no_instances"),
             (Reply::overloaded(), 503, "overloaded"),
+            (Reply::oversized(), 502, "answer_too_large"),
             (Reply::unreachable(), 503, "upstream_connect"),
             (Reply::late(), 504, "upstream_timeout"),
             (Reply::rate_limited(Duration::from_millis(1)), 429, "rate_limited"),

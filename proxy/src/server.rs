@@ -55,6 +55,8 @@ pub struct Server {
     tcp: Vec<(TcpProxy, Door)>,
     threads: usize,
     engine: Engine,
+    /// Whether gRPC calls of HTTP/1.1 clients go on in HTTP/2.
+    bridges: bool,
     /// Whom this proxy stands for, `service:tag,tag`.
     src: String,
     limits: Limits,
@@ -105,6 +107,7 @@ impl Server {
             predecessor,
             threads: config.threads,
             engine: config.engine,
+            bridges: config.grpc_http1_bridge,
             src: config.identity.label(),
             limits: Limits::default(),
         })
@@ -280,6 +283,7 @@ impl Server {
                 mirrors: Arc::clone(mirrors),
                 drain: Arc::clone(&self.live.drain),
                 secure: Arc::clone(&secure),
+                bridges: self.bridges.then(Arc::default),
             };
             let lane = (self.engine == Engine::Lane).then(|| {
                 Arc::new(Lane {
@@ -299,6 +303,7 @@ impl Server {
             Front {
                 general,
                 lane,
+                bridges: self.bridges,
                 tls: self.live.tls.clone(),
                 connections: Arc::clone(connections),
                 reports: Arc::clone(reports),

@@ -46,6 +46,8 @@ pub(crate) struct Front {
     pub(crate) general: General,
     /// For ordinary requests, where it is wanted.
     pub(crate) lane: Option<Arc<Lane>>,
+    /// Whether gRPC calls in HTTP/1.1 go on in HTTP/2, which the general engine does.
+    pub(crate) bridges: bool,
     /// Where clients speak TLS.
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) connections: Arc<Connections>,
@@ -141,7 +143,9 @@ impl Front {
                 Next::Request(head) => {
                     // Each in memory of its own, which an idle connection does not hold.
                     let passed = match &self.lane {
-                        Some(lane) if head.ordinary => Box::pin(lane.request(wire, &head)).await,
+                        Some(lane) if head.ordinary && !(self.bridges && head.is_call(wire.held())) => {
+                            Box::pin(lane.request(wire, &head)).await
+                        }
                         _ => Err(Passed::unseen(wire, &head)),
                     };
                     let reused = match passed {

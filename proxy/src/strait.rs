@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::attentive::Attentive;
+use crate::bridge::Bridges;
 use crate::clock;
 use crate::context::Target;
 use crate::signals::{OutOfTime, Signals};
@@ -39,6 +40,8 @@ pub(crate) struct StraitConnect {
     /// Until when the answer may begin, where no stream of a client tells, or may not be looked at.
     pub(crate) signals: Option<Arc<Signals>>,
     pub(crate) secure: Arc<Secure>,
+    /// Where the instance is called in HTTP/2, and the engine speaks HTTP/1.1.
+    pub(crate) bridges: Option<Arc<Bridges>>,
 }
 
 /// A rule ended the answer here.
@@ -64,7 +67,10 @@ impl L4Connect for StraitConnect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
         let throttle = self.limits.clone().map(|(method, limits)| Throttle::new(method, limits));
         let signals = self.signals.clone();
-        let socket: Box<dyn VirtualSocket> = if self.target.tls_name.is_some() {
+        let socket: Box<dyn VirtualSocket> = if let Some(bridges) = &self.bridges {
+            let call = bridges.connect(&self.target).await?;
+            Box::new(Strait::new(Attentive::new(call), throttle, signals))
+        } else if self.target.tls_name.is_some() {
             let stream = self.secure.connect(&self.target, self.protocol).await?;
             Box::new(Strait::new(Attentive::new(stream), throttle, signals))
         } else {

@@ -10,6 +10,7 @@ use pingora::protocols::{ALPN, Stream};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
 
+use crate::bridge;
 use crate::context::{CONNECT_WITHIN, Cause, Target};
 use crate::shortage::{NoRoots, Shortage};
 use crate::strait::{self, StraitConnect};
@@ -93,7 +94,8 @@ pub(crate) fn narrow_peer(connect: StraitConnect) -> Option<Box<HttpPeer>> {
     }
     let within = if target.tls_name.is_some() { TLS_WITHIN } else { CONNECT_WITHIN };
     // TLS is spoken below what slows the answer down; above it everything is plain text.
-    let mut peer = peer(&Target { tls_name: None, ..target.clone() }, connect.protocol)?;
+    let spoken = if connect.bridges.is_some() { Protocol::Http1 } else { connect.protocol };
+    let mut peer = peer(&Target { tls_name: None, ..target.clone() }, spoken)?;
     peer.group_key = fastrand::u64(5..);
     peer.options.max_h2_streams = 1;
     peer.options.total_connection_timeout = Some(within.min(target.time_left));
@@ -154,6 +156,9 @@ pub(crate) fn unconnected(error: &Error) -> Cause {
 pub(crate) fn cause(error: &Error) -> Option<Cause> {
     if *error.esource() != ErrorSource::Upstream || strait::is_cut(error) {
         return None;
+    }
+    if let Some(cause) = bridge::cause(error) {
+        return Some(cause);
     }
     Some(match error.etype() {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Cause::Late,

@@ -5,6 +5,7 @@ mod acceptance;
 mod calls;
 mod chaos;
 mod faults;
+mod grpc;
 mod http;
 mod language;
 mod page;

@@ -140,6 +140,7 @@ impl Context {
             Some(Cause::Lacking(_)) => (Flag::Shortage, Reply::exhausted()),
             Some(Cause::Unanswered) => (Flag::UpstreamReset, Reply::unanswered()),
             Some(Cause::Unintelligible | Cause::Status(_)) => (Flag::UpstreamReset, Reply::unintelligible()),
+            Some(Cause::Oversized) => (Flag::UpstreamReset, Reply::oversized()),
             None => return Reply::internal(),
         };
         self.flags.set(flag);
@@ -187,7 +188,7 @@ impl Context {
             Cause::Unanswered | Cause::Unintelligible => (Failure::Closed, true),
             Cause::TryLate => (Failure::TryTimeout, true),
             Cause::Status(status) => (Failure::Status(status), false),
-            Cause::Late | Cause::Expired | Cause::Stalled => return None,
+            Cause::Late | Cause::Expired | Cause::Stalled | Cause::Oversized => return None,
         };
         let retries = self.decision.map_or(0, |decision| decision.retries).min(ATTEMPTS_MAX - 1);
         let budget = Budget {
@@ -276,7 +277,7 @@ impl Context {
         }
         // Whoever calls chooses how long its call may take, and must not choose who is ejected.
         let blameless = match cause {
-            Cause::Stalled | Cause::Expired => true,
+            Cause::Stalled | Cause::Expired | Cause::Oversized => true,
             // Towards clients of HTTP/2 that is also how an answer ends that had begun.
             Cause::Late => self.call_left(now) == Some(Duration::ZERO),
             _ => false,

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use control_api::Edits;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::Authority;
 use http::{HeaderValue, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -49,7 +50,11 @@ pub(super) fn admit(session: &mut Session, ctx: &mut Context) -> std::result::Re
             return Err(Reply::bad_request("the authority is missing or malformed"));
         }
     }
-    if is_grpc(request)
+    if ctx.bridged && Authority::try_from(authority_of(request)).is_err() {
+        // More may stand in a Host field than in an authority.
+        return Err(Reply::bad_request("the authority is missing or malformed"));
+    }
+    if (ctx.bridged || is_grpc(request))
         && let Some(timeout) = request.headers.get(grpc::TIMEOUT)
         && let Some(within) = grpc::timeout(timeout.as_bytes())
     {
@@ -87,16 +92,19 @@ pub(super) async fn answer(
     ending: bool,
 ) -> Result<bool> {
     let grpc = is_grpc(session.req_header()) && matches!(reply.says, Says::Error { .. });
+    let reply = if ctx.bridged { &*reply.bridged() } else { reply };
     let body = if grpc { Bytes::new() } else { reply.body() };
     let status = if grpc { 200 } else { reply.status };
     let mut header = ResponseHeader::build(status, Some(8))?;
     match &reply.says {
         Says::Error { id, description } => {
             header.insert_header(ERROR_HEADER, *id)?;
+            if grpc || ctx.bridged {
+                header.insert_header(grpc::STATUS, reply.grpc_status().to_string())?;
+                header.insert_header(grpc::MESSAGE, description.as_ref())?;
+            }
             if grpc {
                 header.insert_header(CONTENT_TYPE, "application/grpc")?;
-                header.insert_header("grpc-status", reply.grpc_status().to_string())?;
-                header.insert_header("grpc-message", description.as_ref())?;
             } else if reply.content() == Content::Body {
                 header.insert_header(CONTENT_TYPE, "application/json")?;
             }
@@ -179,6 +187,7 @@ pub(super) fn copy_of(
     request: &RequestHeader,
     received: &RequestHeader,
     host: Option<&str>,
+    protocol: Protocol,
 ) -> Option<mirror::Head> {
     let mut fields = request.headers.clone();
     fields.insert(HOST, HeaderValue::from_str(host.unwrap_or(authority_of(received))).ok()?);
@@ -187,7 +196,7 @@ pub(super) fn copy_of(
         method: request.method.clone(),
         target: [path.as_bytes(), query].concat(),
         fields,
-        protocol: if is_grpc(received) { Protocol::Http2 } else { Protocol::Http1 },
+        protocol,
         framed: false,
     })
 }
@@ -270,6 +279,14 @@ pub(super) fn is_grpc(request: &RequestHeader) -> bool {
             .headers
             .get(CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether it is a call of gRPC in HTTP/1.1.
+pub(super) fn is_bridged(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11
+        && request.method == Method::POST
+        && !forward::wants_upgrade(&request.headers)
+        && request.headers.get(CONTENT_TYPE).is_some_and(|kind| grpc::is_media_type(kind.as_bytes()))
 }
 
 pub(super) fn protocol_of(version: Version) -> &'static str {

@@ -4,6 +4,7 @@
 mod answers;
 mod bodies;
 mod body_faults;
+mod bridge;
 mod certificates;
 mod connections;
 mod differences;
