@@ -240,6 +240,25 @@ async fn a_break_of_one_side_is_a_break_for_the_other() {
 }
 
 #[tokio::test]
+async fn what_an_instance_has_said_to_its_end_arrives_though_it_hears_no_more() {
+    let mut instance = Instance::start().await;
+    let proxy = listening("s=0", Limits::default(), &[("s", "", instance.at.to_string())]);
+    let mut client = proxy.connect_tcp(0).await;
+    let mut upstream = instance.accept().await;
+    upstream.send("enough, goodbye").await;
+    drop(upstream);
+    proxy.metric_becomes(r#"a8_proxy_tcp_bytes_total{backend="",direction="sent",service="s"}"#, 15.0).await;
+    // The first of it has the instance reset its connection; a later one finds that out.
+    soon("the break", async {
+        while client.try_send("more").await && proxy.metric(&count("instance_reset", "")) != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(client.exactly(15).await, "enough, goodbye");
+}
+
+#[tokio::test]
 async fn a_connection_that_carries_nothing_ends_some_time() {
     let mut instance = Instance::start().await;
     let limits = Limits { tcp_idle_within: Duration::from_millis(300), ..Limits::default() };
