@@ -189,18 +189,24 @@ async fn exchange(
 async fn answer(session: &mut Http2Session) -> std::result::Result<Answer, Failure> {
     session.read_response_header().await.map_err(Failure::by)?;
     let (mut body, mut trailers) = (BytesMut::new(), None);
-    let alone = session.response_finished() && session.response_header().is_some_and(words::has_status);
-    if !alone {
-        while let Some(piece) = session.read_response_body().await.map_err(Failure::by)? {
-            if body.len() + piece.len() > ANSWER_BYTES_MAX {
+    let says_all = session.response_header().is_some_and(words::has_status);
+    while !(says_all && session.response_finished()) {
+        match session.read_response_body().await {
+            Ok(Some(piece)) if body.len() + piece.len() > ANSWER_BYTES_MAX => {
                 return Err(Failure(Cause::Oversized));
             }
-            body.extend_from_slice(&piece);
+            Ok(Some(piece)) => body.extend_from_slice(&piece),
+            Ok(None) => {
+                trailers = session.read_trailers().await.map_err(Failure::by)?;
+                break;
+            }
+            // It said all before the connection broke.
+            Err(_) if says_all && body.is_empty() => break,
+            Err(error) => return Err(Failure::by(error)),
         }
-        trailers = session.read_trailers().await.map_err(Failure::by)?;
     }
     let head = session.response_header().and_then(|head| words::answer(head, trailers.as_ref(), body.len()));
-    Ok(Bytes::from(head.ok_or(Failure(Cause::Unintelligible))?).chain(body.freeze()))
+    Ok(Bytes::from(head.ok_or(Failure(Cause::Untold))?).chain(body.freeze()))
 }
 
 /// The head of the request; what came behind it stays in `held`.

@@ -139,6 +139,8 @@ pub(crate) enum Cause {
     Unintelligible,
     /// Its answer is longer than what can be held of it.
     Oversized,
+    /// Its answer does not say what became of a call, perhaps because it knows nothing of calls.
+    Untold,
     /// It answered with this status.
     Status(u16),
     /// The time of the request ran out.
@@ -154,7 +156,7 @@ pub(crate) enum Cause {
 impl Cause {
     /// Whether no instance is to blame for it, so that it stays what it is although the request's time is over as well.
     pub(crate) fn blames_nobody(self) -> bool {
-        matches!(self, Self::Stalled | Self::Lacking(_) | Self::Oversized)
+        matches!(self, Self::Stalled | Self::Lacking(_) | Self::Oversized | Self::Untold)
     }
 }
 

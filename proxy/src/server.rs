@@ -161,8 +161,10 @@ impl Server {
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let connections =
-            Arc::new(Connections::new(cap_of(raise_open_files()), Arc::clone(&self.live.metrics)));
+        // Every thread has its own of each listener.
+        let doors = (self.threads + 1) * self.tcp.len();
+        let open_files = raise_open_files().saturating_sub(doors as u64);
+        let connections = Arc::new(Connections::new(cap_of(open_files), Arc::clone(&self.live.metrics)));
         let drain_within = self.limits.drain_within;
         let kept_max = self.kept_max();
         // Ports are closed first, and connections that wait for a request end later.

@@ -121,32 +121,31 @@ impl Front {
         let mut carried = Carried::begin(self);
         // Without it small pieces would wait for each other.
         let _as_it_is = client.set_nodelay(true);
+        ends_with_reset(&client, true);
         // In memory of its own, which an idle connection does not hold.
         let dialled = match Box::pin(dial::dial(self)).await {
             Ok(dialled) => dialled,
             Err(end) => {
                 carried.end = end;
-                return reset(&client);
+                return;
             }
         };
         carried.upstream = Some((dialled.address, dialled.took));
+        ends_with_reset(&dialled.stream, true);
         let mut pipe = Pipe::new(client, dialled.stream);
         carried.end = pipe.run(self.idle_within, &self.series, &mut carried.moved).await;
-        if matches!(carried.end, TcpEnd::ClientReset | TcpEnd::InstanceReset) {
-            reset(&pipe.instance);
-            // What the instance has said to its end is still on its way.
-            if !pipe.is_answered() {
-                reset(&pipe.client);
-            }
-        }
+        ends_with_reset(&pipe.instance, carried.end != TcpEnd::Ended);
+        // What the instance has said to its end is still on its way.
+        ends_with_reset(&pipe.client, !pipe.is_answered());
         drop(dialled.in_flight);
     }
 }
 
-/// Makes the close of a connection a reset. A client that gets nothing, or not all, must not take that for an orderly end.
-fn reset(stream: &TcpStream) {
+/// Whether the close of a connection is a reset. Whoever gets nothing, or not all, must not take that for an orderly end; so it is
+/// one from the beginning until everything was said, whatever ends the proxy meanwhile.
+fn ends_with_reset(stream: &TcpStream, resets: bool) {
     // Otherwise it is closed in order, which is the next best.
-    let _closed = set_socket_linger(stream, Some(Duration::ZERO));
+    let _closed = set_socket_linger(stream, resets.then_some(Duration::ZERO));
 }
 
 /// A connection for as long as it is there. It is told of when it is dropped: at the end of the proxy nobody else could.

@@ -139,7 +139,9 @@ impl Context {
             Some(Cause::Unreachable | Cause::RefusedStream) => (Flag::ConnectFailure, Reply::unreachable()),
             Some(Cause::Lacking(_)) => (Flag::Shortage, Reply::exhausted()),
             Some(Cause::Unanswered) => (Flag::UpstreamReset, Reply::unanswered()),
-            Some(Cause::Unintelligible | Cause::Status(_)) => (Flag::UpstreamReset, Reply::unintelligible()),
+            Some(Cause::Unintelligible | Cause::Untold | Cause::Status(_)) => {
+                (Flag::UpstreamReset, Reply::unintelligible())
+            }
             Some(Cause::Oversized) => (Flag::UpstreamReset, Reply::oversized()),
             None => return Reply::internal(),
         };
@@ -188,7 +190,7 @@ impl Context {
             Cause::Unanswered | Cause::Unintelligible => (Failure::Closed, true),
             Cause::TryLate => (Failure::TryTimeout, true),
             Cause::Status(status) => (Failure::Status(status), false),
-            Cause::Late | Cause::Expired | Cause::Stalled | Cause::Oversized => return None,
+            Cause::Late | Cause::Expired | Cause::Stalled | Cause::Oversized | Cause::Untold => return None,
         };
         let retries = self.decision.map_or(0, |decision| decision.retries).min(ATTEMPTS_MAX - 1);
         let budget = Budget {
@@ -275,9 +277,9 @@ impl Context {
             }
             return service.iter().for_each(|at| self.table.service(*at).live.series().lacked(shortage));
         }
-        // Whoever calls chooses how long its call may take, and must not choose who is ejected.
+        // Whoever calls chooses how long its call may take, and what it calls so, and must not choose who is ejected.
         let blameless = match cause {
-            Cause::Stalled | Cause::Expired | Cause::Oversized => true,
+            Cause::Stalled | Cause::Expired | Cause::Oversized | Cause::Untold => true,
             // Towards clients of HTTP/2 that is also how an answer ends that had begun.
             Cause::Late => self.call_left(now) == Some(Duration::ZERO),
             _ => false,

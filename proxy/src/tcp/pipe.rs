@@ -22,6 +22,8 @@ pub(super) struct Pipe<S = TcpStream> {
     down: Way,
     /// Which way goes first: neither may take all the time that the task has.
     down_first: bool,
+    /// The instance did not take all of what the client said.
+    is_unheard: bool,
 }
 
 /// How many bytes came from the client and went to it.
@@ -52,7 +54,8 @@ enum Broken {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
     pub(super) fn new(client: S, instance: S) -> Self {
-        Self { client, instance, up: Way::default(), down: Way::default(), down_first: false }
+        let (up, down) = (Way::default(), Way::default());
+        Self { client, instance, up, down, down_first: false, is_unheard: false }
     }
 
     /// Whether the instance has said all, and the client was told.
@@ -98,15 +101,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
             };
             match way.poll(from, to, cx) {
                 Poll::Ready(Err(Broken::From)) => return Poll::Ready(ends[0]),
+                // It may have said why before it stopped listening.
+                Poll::Ready(Err(Broken::To)) if !down => {
+                    way.give_up();
+                    self.is_unheard = true;
+                }
                 Poll::Ready(Err(Broken::To)) => return Poll::Ready(ends[1]),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
-        if self.up.is_told && self.down.is_told { Poll::Ready(TcpEnd::Ended) } else { Poll::Pending }
+        match self.up.is_told && self.down.is_told {
+            true if self.is_unheard => Poll::Ready(TcpEnd::InstanceReset),
+            true => Poll::Ready(TcpEnd::Ended),
+            false => Poll::Pending,
+        }
     }
 }
 
 impl Way {
+    /// What comes on this way is for nobody.
+    fn give_up(&mut self) {
+        self.held = None;
+        self.is_told = true;
+    }
+
     /// Ready once all was said and passed on. More is read only when everything was written: whoever takes nothing stops
     /// whoever sends.
     fn poll<S>(&mut self, from: &mut S, to: &mut S, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>
@@ -217,6 +235,18 @@ mod tests {
         assert_eq!(&heard, b"stop");
         drop((client, instance));
         assert!(matches!(running.await.unwrap().0, TcpEnd::ClientReset));
+    }
+
+    #[tokio::test]
+    async fn what_the_instance_says_before_it_stops_listening_is_heard() {
+        let (running, mut client, mut instance) = piped(LONG);
+        instance.write_all(b"too many of you").await.unwrap();
+        drop(instance);
+        client.write_all(b"and more").await.unwrap();
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "too many of you");
+        assert_eq!(running.await.unwrap().0, TcpEnd::InstanceReset);
     }
 
     #[tokio::test(start_paused = true)]

@@ -274,14 +274,20 @@ async fn an_answer_has_a_largest_size_and_beyond_it_nobody_is_to_blame() {
     assert_eq!(callee.calls(), 3);
 }
 
+/// The service is `s`.
+const EJECTIONS: &str = r#"a8_proxy_ejections_total{kind="consecutive_errors",service="s"}"#;
+
 #[tokio::test]
 async fn what_is_no_answer_to_a_call_is_told_as_such() {
     let callee = Callee::start().await;
-    let proxy = told(&[], &[callee.at]);
-    for (way, status) in [("silent", 502), ("breaks", 503)] {
+    let limit = json!({"tags": ["v1"], "resilience": {"consecutive_errors": 1}});
+    let proxy = told(&[route(json!({"backends": [limit]}))], &[callee.at]);
+    // Whoever knows nothing of calls has not failed: the client chose to call.
+    for (way, status, ejections) in [("silent", 502, None), ("breaks", 503, Some(1.0))] {
         let answer = asked(&proxy, way).await;
         assert_eq!((answer.status, &*answer.error()), (status, "upstream_connect"), "{way}");
         assert_eq!(answer.field("grpc-status"), Some("14"), "{way}");
+        assert_eq!(proxy.metric(EJECTIONS), ejections, "{way}");
     }
     let answer = asked(&proxy, "lost").await;
     assert_eq!((answer.status, &*answer.body, answer.field("grpc-status")), (404, "not here", None));
