@@ -69,8 +69,9 @@ impl Changes {
 
 /// Whether two instances are one to a request: leases are the registry's matter (spec/control-and-proxy.md 3.6).
 fn is_same(before: &Instance, after: &Instance) -> bool {
-    let of = |instance: &Instance| Instance { ttl: 0, last_heartbeat: None, ..instance.clone() };
-    before.endpoint == after.endpoint && of(before) == of(after)
+    let Instance { id, service_name, endpoint, status, tags, metadata, ttl: _, last_heartbeat: _ } = before;
+    (id, service_name, endpoint, status) == (&after.id, &after.service_name, &after.endpoint, &after.status)
+        && (tags, metadata) == (&after.tags, &after.metadata)
 }
 
 impl Edits {
