@@ -1,6 +1,8 @@
 //! Follows the framing of a chunked body to know where it ends and what of it are trailer fields, and refuses what could
 //! be read in two ways. It copies and decodes nothing.
 
+use std::ops::Range;
+
 use crate::fields::{is_control, is_token};
 
 /// Sixty bits; more digits are no size but an attempt.
@@ -100,6 +102,19 @@ impl Chunks {
             }
         }
         Ok(if dropped { Stretch::Dropped(at) } else { Stretch::Kept(at) })
+    }
+
+    /// Goes over `bytes` up to the end of the next piece of data, and says where that lies; empty when there is none.
+    pub(crate) fn content(&mut self, bytes: &[u8]) -> Result<Range<usize>, BadChunks> {
+        let mut at = 0;
+        while at < bytes.len() && !matches!(self.state, State::Data | State::Done) {
+            self.step(bytes[at])?;
+            at += 1;
+        }
+        let len = self.left_of_chunk().min(bytes.len() - at);
+        // As far as it is data, it is of one kind.
+        let _kept = self.next(&bytes[at..at + len])?;
+        Ok(at..at + len)
     }
 
     /// Goes over `bytes` as far as they belong to the body, and moves those that are kept to the front.
@@ -291,6 +306,31 @@ mod tests {
             }
             assert_eq!(follow(lean.as_bytes(), 3), Ok((lean.len(), true)));
         }
+    }
+
+    #[test]
+    fn the_data_is_found_however_the_body_is_cut() {
+        for (body, data) in [
+            ("0\r\n\r\n", ""),
+            ("5\r\nhello\r\n0\r\n\r\n", "hello"),
+            ("5\r\nhello\r\n009\r\n0\r\n\r\n5\r\n0\r\n0\r\nX: y\r\n\r\n", "hello0\r\n\r\n5\r\n0"),
+        ] {
+            let followed = format!("{body}5\r\nlater");
+            for step in 1..=followed.len() {
+                let (mut chunks, mut found) = (Chunks::new(), String::new());
+                for mut piece in followed.as_bytes().chunks(step) {
+                    while !piece.is_empty() && !chunks.is_done() {
+                        let content = chunks.content(piece).unwrap();
+                        found.push_str(std::str::from_utf8(&piece[content.clone()]).unwrap());
+                        piece = &piece[content.end..];
+                    }
+                }
+                assert!(chunks.is_done() && chunks.data() == data.len() as u64);
+                assert_eq!(found, data, "by {step}");
+            }
+        }
+        assert!(Chunks::new().content(b"5\nhello").is_err());
+        assert_eq!(Chunks::new().content(b""), Ok(0..0));
     }
 
     #[test]

@@ -5,8 +5,8 @@ mod session;
 
 use std::any::Any;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,9 +22,10 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::time::sleep;
 
 use self::session::{
-    admit, authority_of, carried, edit_answer, edit_request, fit, has_answered, head_of, is_bridged, is_grpc,
-    left, limit, protocol_of, replay, scheme, split_target,
+    admit, carried, edit_answer, edit_request, fit, has_answered, head_of, is_bridged, left, limit,
+    protocol_of, replay, scheme, split_target,
 };
+pub(crate) use self::session::{authority_of, is_grpc};
 use crate::access_log::Flag;
 use crate::bridge::Bridges;
 use crate::clock;
@@ -73,6 +74,20 @@ pub(crate) struct Entry {
     pub(crate) context: Option<Box<Context>>,
 }
 
+/// The same for a stream of HTTP/2, beside its head.
+#[derive(Clone)]
+pub(crate) struct Fate(Arc<Mutex<Option<Box<Context>>>>);
+
+impl Fate {
+    pub(crate) fn of(context: Option<Box<Context>>) -> Self {
+        Self(Arc::new(Mutex::new(context)))
+    }
+
+    fn take(&self) -> Option<Box<Context>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = Context;
@@ -96,6 +111,9 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if let Some(context) = session.req_header().extensions.get::<Fate>().and_then(Fate::take) {
+            *ctx = *context;
+        }
         if ctx.decision().is_none() {
             ctx.join(carried(session.req_header()), self.reports.tracer.as_deref());
         }

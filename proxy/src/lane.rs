@@ -118,7 +118,7 @@ impl Lane {
         }
         let ended = self.perform(&mut wire, &request, &mut law, delay).await;
         let scheme = forward::scheme(wire.is_secure());
-        self.reports.finished(&law, request.received(scheme), ended.status, clock::now());
+        self.reports.finished(&law, request.received(wire.protocol(), scheme), ended.status, clock::now());
         drop(law);
         if !ended.keep {
             return Ok(None);
@@ -395,12 +395,12 @@ impl<'a> Request<'a> {
         Carried::of(self.fields.iter())
     }
 
-    fn received(&self, scheme: &'static str) -> Received<'_> {
+    fn received(&self, protocol: &'static str, scheme: &'static str) -> Received<'_> {
         Received {
             method: self.method,
             scheme,
             path: self.target,
-            protocol: "HTTP/1.1",
+            protocol,
             authority: self.authority.as_bytes(),
             x_forwarded: self.fields.first(FORWARDED_FOR.as_str()).unwrap_or_default(),
             user_agent: self.fields.first("user-agent").unwrap_or_default(),

@@ -32,6 +32,7 @@ mod grpc;
 mod head;
 mod health;
 mod held;
+mod http2;
 mod lane;
 mod lines;
 pub mod live;

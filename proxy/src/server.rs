@@ -28,6 +28,7 @@ use crate::feed::Source;
 use crate::gateway::Gateway;
 use crate::general::General;
 use crate::health;
+use crate::http2::Http2;
 use crate::lane::Lane;
 use crate::live::Live;
 use crate::mirror::{self, Mirrors};
@@ -298,13 +299,15 @@ impl Server {
                     mirrors: Arc::clone(mirrors),
                 })
             });
-            let general = General::planned(gateway, self.limits, self.kept_max());
+            let general = Arc::new(General::planned(gateway, self.kept_max()));
             if self.engine == Engine::General {
                 general.make();
             }
+            let http2 = Http2::new(Arc::clone(&general), lane.clone(), Arc::clone(reports), self.limits);
             Front {
                 general,
                 lane,
+                http2: Arc::new(http2),
                 bridges: self.bridges,
                 tls: self.live.tls.clone(),
                 connections: Arc::clone(connections),

@@ -18,6 +18,7 @@ use crate::connections::Connections;
 use crate::gateway::Entry;
 use crate::general::General;
 use crate::head::{self, HEAD_BYTES_MAX, Head, Malformed};
+use crate::http2::Http2;
 use crate::lane::{Lane, Passed};
 use crate::reports::Reports;
 use crate::respond::Reply;
@@ -43,9 +44,11 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Everything in front of the engine.
 pub(crate) struct Front {
-    pub(crate) general: General,
+    pub(crate) general: Arc<General>,
     /// For ordinary requests, where it is wanted.
     pub(crate) lane: Option<Arc<Lane>>,
+    /// For connections of HTTP/2.
+    pub(crate) http2: Arc<Http2>,
     /// Whether gRPC calls in HTTP/1.1 go on in HTTP/2, which the general engine does.
     pub(crate) bridges: bool,
     /// Where clients speak TLS.
@@ -157,9 +160,8 @@ impl Front {
                     first = None;
                 }
                 Next::Http2 => {
-                    let Some(proxy) = self.general.get().await else { return };
                     wire.open_for_many();
-                    ServerApp::process_new(proxy, wire, &shutdown).await;
+                    ServerApp::process_new(&self.http2, wire, &shutdown).await;
                     return;
                 }
                 Next::Refused(reply) => {

@@ -71,6 +71,8 @@ enum Carries {
         /// The others had their turn.
         asked: bool,
     },
+    /// That of one stream among many, which ends without the connection.
+    Stream,
 }
 
 /// What the engine may still read.
@@ -103,6 +105,24 @@ impl Wire {
             signals: Arc::new(Signals::new(clock::now())),
             alarm: Alarm::default(),
         }
+    }
+
+    /// One stream of HTTP/2 as a connection of HTTP/1.1, whose only request begins with `head`.
+    pub(crate) fn of_stream(stream: Stream, head: BytesMut) -> Self {
+        let mut wire = Self::new(stream);
+        wire.held = head;
+        wire.carries = Carries::Stream;
+        wire
+    }
+
+    /// What it was made of.
+    pub(crate) fn into_inner(mut self) -> Option<Stream> {
+        self.inner.take()
+    }
+
+    /// What the client speaks.
+    pub(crate) fn protocol(&self) -> &'static str {
+        if self.carries == Carries::Stream { "HTTP/2" } else { "HTTP/1.1" }
     }
 
     /// The deadline of whatever request is in progress.
@@ -213,6 +233,10 @@ impl Wire {
 
     /// Ready when the client has gone. Known only once its request is read, and not while another waits behind it.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.carries == Carries::Stream {
+            // The end of a stream can be seen over whatever comes before it: without room nothing else is read.
+            return self.inner().poll_read(cx, &mut ReadBuf::new(&mut [])).map(|_| ());
+        }
         if !self.has_no_more() || !self.held.is_empty() {
             return Poll::Pending;
         }
@@ -261,7 +285,8 @@ impl Wire {
 
     /// Whether what is written now may wait for more to leave with it.
     fn gathers(&self, more: usize) -> bool {
-        let max = if self.carries == Carries::One { GATHER_BYTES_MAX } else { GATHER_MANY_BYTES_MAX };
+        let many = matches!(self.carries, Carries::Many { .. });
+        let max = if many { GATHER_MANY_BYTES_MAX } else { GATHER_BYTES_MAX };
         self.gathered.len() + more <= max
     }
 
@@ -438,8 +463,8 @@ impl AsyncWrite for Wire {
         }
         ready!(self.poll_gathered(cx))?;
         ready!(self.inner().poll_flush(cx))?;
-        if self.carries != Carries::One {
-            self.carries = Carries::Many { asked: false };
+        if let Carries::Many { asked } = &mut self.carries {
+            *asked = false;
         }
         self.dirty = false;
         Poll::Ready(Ok(()))
@@ -478,6 +503,12 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let unread = !matches!(self.gate, Gate::Shut) || !self.held.is_empty();
         let Some(mut inner) = self.inner.take() else { return };
+        let mut noop = Context::from_waker(Waker::noop());
+        if self.carries == Carries::Stream {
+            // Says whether the answer is whole, and what of the request was not wanted.
+            let _ended = Pin::new(&mut inner).poll_shutdown(&mut noop);
+            return;
+        }
         if self.signals.resets() {
             if let Err(error) = reset::when_closed(inner.id()) {
                 tracing::warn!(%error, "a connection is closed instead of reset");
@@ -507,7 +538,7 @@ impl Drop for Wire {
             });
         } else if self.secure {
             // Says that this is the end, which TLS wants said; whoever has no room for that will not hear it.
-            let _sent = Pin::new(&mut inner).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            let _sent = Pin::new(&mut inner).poll_shutdown(&mut noop);
         }
     }
 }

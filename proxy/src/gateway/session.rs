@@ -268,12 +268,12 @@ pub(super) fn split_target(target: &[u8]) -> (&str, &[u8]) {
     (std::str::from_utf8(&target[..end]).unwrap_or_default(), &target[end..])
 }
 
-pub(super) fn authority_of(request: &RequestHeader) -> &str {
+pub(crate) fn authority_of(request: &RequestHeader) -> &str {
     let host = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
     request.uri.authority().map(|authority| authority.as_str()).or_else(host).unwrap_or_default()
 }
 
-pub(super) fn is_grpc(request: &RequestHeader) -> bool {
+pub(crate) fn is_grpc(request: &RequestHeader) -> bool {
     request.version == Version::HTTP_2
         && request
             .headers

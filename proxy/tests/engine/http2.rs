@@ -54,7 +54,7 @@ impl hyper::body::Body for Streamed {
     }
 }
 
-fn streamed() -> (mpsc::Sender<&'static str>, Body) {
+pub(crate) fn streamed() -> (mpsc::Sender<&'static str>, Body) {
     let (send, pieces) = mpsc::channel(1);
     (send, Streamed(pieces).boxed())
 }

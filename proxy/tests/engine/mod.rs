@@ -16,6 +16,7 @@ mod heads;
 mod http2;
 mod life;
 mod mirror;
+mod multiplexed;
 mod policies;
 mod resilience;
 mod retries;

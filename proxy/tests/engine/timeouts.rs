@@ -296,7 +296,7 @@ async fn attempts_for_clients_of_http_2_have_as_much_time_and_their_answers_more
     let (mut second, _) = instance.request().await;
     assert!(began.elapsed() >= Duration::from_millis(390), "{:?}", began.elapsed());
     assert_eq!(first.rest().await, "", "it is left to itself");
-    second.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na").await;
+    second.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\na").await;
     let answer = soon("the answer", answer).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(700)).await;
     second.send("b").await;
