@@ -1,5 +1,5 @@
-//! The lane under clients and instances that break off anywhere, slow readers, large bodies and tables that change twenty
-//! times a second; at the end nothing may be left of any of it. It measures no speed.
+//! The lane under clients of HTTP/1.1 and HTTP/2 and instances that break off anywhere, slow readers, large bodies and tables
+//! that change twenty times a second; at the end nothing may be left of any of it. It measures no speed.
 //!
 //! `SOAK_SECONDS` says for how long; `SOAK_SEED` repeats the choices of a run, though not its timing.
 
@@ -9,6 +9,8 @@
 mod client;
 #[path = "soak/instance.rs"]
 mod instance;
+#[path = "soak/multiplexed.rs"]
+mod multiplexed;
 #[path = "engine/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the suite of one engine needs more of it")]
 mod support;
@@ -32,6 +34,8 @@ mod chosen {
 /// Run unless the environment says otherwise; by hand it should be 120.
 const SECONDS: u64 = 5;
 const CLIENTS: u64 = 48;
+/// Those of HTTP/2, each with several requests at once.
+const MULTIPLEXED: u64 = 12;
 const INSTANCES: usize = 3;
 const SWAP_EVERY: Duration = Duration::from_millis(50);
 /// How long what was begun may take to end.
@@ -52,6 +56,11 @@ async fn nothing_is_left_of_clients_and_instances_that_break_off_anywhere() {
         let (at, done) = (proxy.http, Arc::clone(&done));
         clients.spawn(client::run(at, seed.wrapping_add(number), done));
     }
+    let mut many = JoinSet::new();
+    for number in 0..MULTIPLEXED {
+        let (at, done) = (proxy.http, Arc::clone(&done));
+        many.spawn(multiplexed::run(at, seed.wrapping_add(CLIENTS + number), done));
+    }
     let rounds = Duration::from_secs(seconds).as_millis() / SWAP_EVERY.as_millis();
     for round in 0..rounds {
         // This is the pace of the swaps; nothing is waited for.
@@ -59,15 +68,17 @@ async fn nothing_is_left_of_clients_and_instances_that_break_off_anywhere() {
         apply(&proxy, &instances, usize::try_from(round).unwrap());
     }
     done.store(true, Ordering::Relaxed);
-    let mut tally = Tally::default();
-    let ending = async {
-        while let Some(client) = clients.join_next().await {
-            tally.add(&client.unwrap());
-        }
-    };
-    tokio::time::timeout(LAST_ONES_WITHIN, ending).await.expect("every client comes to its end");
-    println!("{tally:?}");
-    tally.covers(seconds);
+    for mut clients in [clients, many] {
+        let mut tally = Tally::default();
+        let ending = async {
+            while let Some(client) = clients.join_next().await {
+                tally.add(&client.unwrap());
+            }
+        };
+        tokio::time::timeout(LAST_ONES_WITHIN, ending).await.expect("every client comes to its end");
+        println!("{tally:?}");
+        tally.covers(seconds);
+    }
     for instance in &instances {
         assert_eq!(instance.complaints(), [""; 0], "requests that are none");
     }

@@ -15,12 +15,12 @@ use crate::support::{PATIENCE, field, status_of};
 /// What was met.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    connections: u64,
-    requests: u64,
-    answers: u64,
-    cut: u64,
-    left: u64,
-    bytes: u64,
+    pub(crate) connections: u64,
+    pub(crate) requests: u64,
+    pub(crate) answers: u64,
+    pub(crate) cut: u64,
+    pub(crate) left: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Tally {
