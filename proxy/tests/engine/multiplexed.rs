@@ -244,3 +244,16 @@ async fn the_lane_serves_all_but_calls_and_what_a_fault_does_to_bodies() {
     assert_eq!(proxy.metric(r#"a8_proxy_faults_total{action="truncate",rule="a",service="s"}"#), Some(1.0));
     assert!((handed() - if ENGINE == "lane" { 2.0 } else { 0.0 }).abs() < 0.1, "{}", handed());
 }
+
+#[tokio::test]
+async fn an_answer_without_a_body_to_a_long_one_is_heard() {
+    let mut instance = Instance::start().await;
+    let proxy = Proxy::of(&[instance.at]);
+    let mut client = connect(&proxy).await;
+    let answer = send(&mut client, with_body("/s", vec![b'x'; 8 * MIB]));
+    let (mut upstream, _) = instance.request().await;
+    upstream.send("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = soon("the answer", answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 404);
+    assert_eq!(body_of(answer).await.unwrap(), "");
+}
