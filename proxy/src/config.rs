@@ -254,7 +254,7 @@ impl fmt::Debug for Token {
 /// What serves requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// The lane for ordinary HTTP/1.1, the general engine for everything else.
+    /// The lane for ordinary requests, the general engine for everything else.
     Lane,
     /// Pingora's own, for everything.
     General,

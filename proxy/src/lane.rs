@@ -1,4 +1,4 @@
-//! The lane: one lean loop for ordinary HTTP/1.1 requests, beside the general engine and under the same law. It performs
+//! The lane: one lean loop for ordinary requests in HTTP/1.1, beside the general engine and under the same law. It performs
 //! what [`Context`] says; what is unusual about a request it never sees.
 
 mod download;
