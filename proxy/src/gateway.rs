@@ -257,6 +257,13 @@ impl ProxyHttp for Gateway {
             if let Some(cookies) = forward::joined_cookies(&received.headers) {
                 request.insert_header(COOKIE, cookies)?;
             }
+            // Pingora has made sure that all of them say the same (RFC 9110 8.6).
+            let lengths = received.headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+            if let AnswerFraming::Length { length, repeated: true } =
+                forward::check_answer(std::iter::empty(), lengths)
+            {
+                request.insert_header(CONTENT_LENGTH, length)?;
+            }
         } else if forward::takes_trailers(&received.headers) {
             request.insert_header(TE, HeaderValue::from_static("trailers"))?;
             request.insert_header(CONNECTION, HeaderValue::from_static("te"))?;

@@ -2,28 +2,28 @@
 //! connection of HTTP/1.1 with one request, and everything else to the general engine. It decides nothing about requests.
 
 mod stream;
+mod waiting;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
 use http::Method;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST};
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, HttpSession, default_h2_options};
 use pingora::server::ShutdownWatch;
 
 use self::stream::Http2Stream;
 use crate::clock;
-use crate::forward::is_of_one_hop;
 use crate::gateway::{Fate, authority_of, is_grpc};
 use crate::general::General;
 use crate::head::{self, Head};
 use crate::lane::{Lane, Passed};
 use crate::reports::Reports;
-use crate::respond::Reply;
+use crate::respond::{ERROR_HEADER, Reply, Says};
 use crate::service::Limits;
 use crate::wire::Wire;
 
@@ -80,7 +80,7 @@ impl HttpServerApp for Http2 {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let session = match (session, &self.lane) {
+        let mut session = match (session, &self.lane) {
             (ServerSession::H2(session), Some(lane)) => {
                 let passed = self.in_lane(lane, session).await?;
                 self.reports.metrics.lane.handed_over.inc();
@@ -93,6 +93,7 @@ impl HttpServerApp for Http2 {
             let received =
                 (request.method.as_str(), std::str::from_utf8(request.raw_path()).unwrap_or_default());
             self.reports.unserved(&Reply::internal(), Some(received), clock::wall());
+            let _heard = say_internal(&mut session).await;
             return None;
         };
         proxy.process_new_http(session, shutdown).await
@@ -112,6 +113,18 @@ impl HttpServerApp for Http2 {
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
     }
+}
+
+/// Answers a stream that no engine can serve; whoever has gone by now hears nothing.
+async fn say_internal(session: &mut ServerSession) -> pingora::Result<()> {
+    let reply = Reply::internal();
+    let mut header = ResponseHeader::build_no_case(reply.status, None)?;
+    header.insert_header(CONTENT_TYPE, "application/json")?;
+    if let Says::Error { id, .. } = &reply.says {
+        header.insert_header(ERROR_HEADER, *id)?;
+    }
+    session.write_response_header(Box::new(header)).await?;
+    session.write_response_body(reply.body(), true).await
 }
 
 /// Has the general engine find what was decided beside the head: its streams of HTTP/2 carry nothing else.
@@ -150,7 +163,8 @@ fn written(request: &RequestHeader, bodied: bool) -> BytesMut {
             for part in [b"; ", value.as_bytes(), b"\r\n"] {
                 out.extend_from_slice(part);
             }
-        } else if *name != HOST && !is_of_one_hop(name.as_str().as_bytes()) {
+        } else if *name != HOST {
+            // Also what is for this hop alone: rules see it, and the lane passes none of it on.
             line(&mut out, name.as_str().as_bytes(), value.as_bytes());
         }
     }

@@ -319,7 +319,8 @@ impl Lane {
             }
         })
         .await;
-        Ended { status: if sent > 0 { reply.status } else { CLIENT_LEFT }, keep: keep && written }
+        let heard = sent > 0 && (reply.status >= 200 || wire.takes_interim());
+        Ended { status: if heard { reply.status } else { CLIENT_LEFT }, keep: keep && written }
     }
 }
 

@@ -120,6 +120,11 @@ impl Wire {
         self.inner.take()
     }
 
+    /// Whether the client hears of answers that are only announced (RFC 9110 15.2).
+    pub(crate) fn takes_interim(&self) -> bool {
+        self.carries != Carries::Stream
+    }
+
     /// What the client speaks.
     pub(crate) fn protocol(&self) -> &'static str {
         if self.carries == Carries::Stream { "HTTP/2" } else { "HTTP/1.1" }
@@ -503,10 +508,8 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let unread = !matches!(self.gate, Gate::Shut) || !self.held.is_empty();
         let Some(mut inner) = self.inner.take() else { return };
-        let mut noop = Context::from_waker(Waker::noop());
         if self.carries == Carries::Stream {
-            // Says whether the answer is whole, and what of the request was not wanted.
-            let _ended = Pin::new(&mut inner).poll_shutdown(&mut noop);
+            // It ends by itself, with or without an answer, and nobody is kept waiting.
             return;
         }
         if self.signals.resets() {
@@ -538,7 +541,7 @@ impl Drop for Wire {
             });
         } else if self.secure {
             // Says that this is the end, which TLS wants said; whoever has no room for that will not hear it.
-            let _sent = Pin::new(&mut inner).poll_shutdown(&mut noop);
+            let _sent = Pin::new(&mut inner).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
     }
 }

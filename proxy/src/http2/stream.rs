@@ -22,8 +22,9 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::waiting::Waiting;
 use crate::answer::{self, Framing};
-use crate::chunks::Chunks;
+use crate::chunks::{BadChunks, Chunks};
 use crate::forward::is_of_one_hop;
 use crate::head::{Body, end_of_head};
 
@@ -42,6 +43,8 @@ pub(super) struct Http2Stream {
     /// Came and was not read.
     unread: Bytes,
     answer: Answer,
+    /// What of the answer the connection has not taken.
+    waiting: Waiting,
 }
 
 /// How far the answer has got.
@@ -59,11 +62,11 @@ enum Left {
     Chunked(Chunks),
 }
 
-/// A piece of a body among what was written.
-struct Piece {
-    /// Where its bytes lie.
-    content: std::ops::Range<usize>,
-    /// How much was looked at.
+/// What was taken of a body.
+struct Taken {
+    /// Its bytes, without framing.
+    content: Vec<u8>,
+    /// How much of what was written that was.
     used: usize,
     /// What comes then; `None`: nothing.
     left: Option<Left>,
@@ -78,6 +81,7 @@ impl Http2Stream {
             has_ended: body == Body::None,
             unread: Bytes::new(),
             answer: Answer::Head,
+            waiting: Waiting::default(),
         }
     }
 
@@ -167,17 +171,14 @@ impl Http2Stream {
         let Answer::Body(writer, left) = &mut self.answer else {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         };
-        let mut piece = left.next(bytes)?;
-        if !piece.content.is_empty() {
-            let room = ready!(poll_room(writer, cx, piece.content.len()))?;
-            if room < piece.content.len() {
-                piece = left.next(&bytes[..piece.content.start + room])?;
-            }
+        let mut room = 0;
+        if left.has_content(bytes)? {
+            ready!(self.waiting.poll_room(cx));
+            room = ready!(poll_room(writer, cx, bytes.len()))?;
         }
-        let Piece { content, used, left: next } = piece;
+        let Taken { content, used, left: next } = left.take(bytes, room)?;
         if !content.is_empty() || next.is_none() {
-            let data = Bytes::copy_from_slice(&bytes[content]);
-            writer.send_data(data, next.is_none()).map_err(|_| broken_pipe())?;
+            writer.send_data(self.waiting.piece(content), next.is_none()).map_err(|_| broken_pipe())?;
         }
         match next {
             Some(next) => *left = next,
@@ -188,25 +189,41 @@ impl Http2Stream {
 }
 
 impl Left {
-    /// Finds the next piece, and whether it is the last.
-    fn next(self, bytes: &[u8]) -> io::Result<Piece> {
+    /// Whether anything among `bytes` needs room.
+    fn has_content(mut self, bytes: &[u8]) -> io::Result<bool> {
+        match &mut self {
+            Self::Length(_) => Ok(!bytes.is_empty()),
+            Self::Chunked(chunks) => Ok(!chunks.content(bytes).map_err(malformed)?.is_empty()),
+        }
+    }
+
+    /// Takes at most `room` bytes of content, all in one piece however they came, and with it the end if that is there.
+    fn take(self, bytes: &[u8], room: usize) -> io::Result<Taken> {
         match self {
             Self::Length(left) => {
-                let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()).min(room);
                 let left = left - len as u64;
-                Ok(Piece { content: 0..len, used: len, left: (left > 0).then_some(Self::Length(left)) })
+                let left = (left > 0).then_some(Self::Length(left));
+                Ok(Taken { content: bytes[..len].to_vec(), used: len, left })
             }
             Self::Chunked(mut chunks) => {
-                let broken = |bad| io::Error::new(io::ErrorKind::InvalidData, bad);
-                let content = chunks.content(bytes).map_err(broken)?;
-                let mut used = content.end;
-                // The end goes out with the last piece.
-                let mut ahead = chunks;
-                let more = ahead.content(&bytes[used..]).map_err(broken)?;
-                if more.is_empty() {
-                    (chunks, used) = (ahead, used + more.end);
+                let mut content = Vec::with_capacity(room.min(bytes.len()));
+                let mut used = 0;
+                while used < bytes.len() && !chunks.is_done() {
+                    let mut next = chunks;
+                    let mut piece = next.content(&bytes[used..]).map_err(malformed)?;
+                    let fits = room - content.len();
+                    if piece.len() > fits {
+                        if fits == 0 {
+                            break;
+                        }
+                        next = chunks;
+                        piece = next.content(&bytes[used..][..piece.start + fits]).map_err(malformed)?;
+                    }
+                    content.extend_from_slice(&bytes[used..][piece.clone()]);
+                    (chunks, used) = (next, used + piece.end);
                 }
-                Ok(Piece { content, used, left: (!chunks.is_done()).then_some(Self::Chunked(chunks)) })
+                Ok(Taken { content, used, left: (!chunks.is_done()).then_some(Self::Chunked(chunks)) })
             }
         }
     }
@@ -222,6 +239,10 @@ fn poll_room(writer: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize
         },
         room => Poll::Ready(Ok(room)),
     }
+}
+
+fn malformed(bad: BadChunks) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, bad)
 }
 
 fn gone(_: Box<pingora::Error>) -> io::Error {
@@ -298,11 +319,8 @@ impl AsyncWrite for Http2Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// An answer that is not whole must not look so.
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !matches!(self.answer, Answer::Ended) {
-            self.session.shutdown();
-        }
+    /// The stream ends when it is dropped, and h2 resets one whose answer is not whole.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }

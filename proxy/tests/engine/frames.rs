@@ -14,7 +14,7 @@ pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 pub(crate) const GO_AWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
+pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -43,7 +43,7 @@ pub(crate) async fn next(conn: &mut Conn) -> Option<(u8, u8, u32, Vec<u8>)> {
     Some((head[3], head[4], stream, conn.try_bytes(len).await?))
 }
 
-async fn begin(proxy: &Proxy) -> Conn {
+pub(crate) async fn begin(proxy: &Proxy) -> Conn {
     let mut conn = proxy.connect().await;
     conn.send(PREFACE).await;
     conn.send(frame(SETTINGS, 0, 0, &[])).await;

@@ -14,6 +14,7 @@ mod frames;
 mod hand_over;
 mod heads;
 mod http2;
+mod http2_streams;
 mod life;
 mod mirror;
 mod multiplexed;
