@@ -18,6 +18,7 @@ use crate::wheel::Wheel;
 
 mod entries;
 mod expiry;
+mod index;
 mod read_only;
 
 use entries::{At, Entries, Entry, Held};

@@ -1,13 +1,14 @@
-//! The instances of a catalog, found by their ids, and laid out so that a renewal touches three places in memory and no
-//! more: the index, a byte of its control word, and the lease. What they mean together is the catalog's.
+//! The instances of a catalog, found by their ids, and laid out so that a renewal touches two places in memory and no more:
+//! a line of the index, and the lease. What they mean together is the catalog's.
 
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::HashTable;
 use registry_api::{ContentHash, Instance};
 
 use super::Leased;
+pub(super) use super::index::At;
+use super::index::Index;
 use crate::admitted::{Admitted, Extension};
 use crate::lease::Lease;
 use crate::timestamp::Timestamp;
@@ -15,9 +16,6 @@ use crate::timestamp::Timestamp;
 /// How many leases are looked for before the first of them is renewed. Finding waits for memory, and the searches wait
 /// at the same time; a renewal is a step that lets nothing overtake it.
 const FOUND_AT_ONCE_MAX: usize = 64;
-
-/// The place of an instance. It is given to another one once its instance is gone.
-pub(super) type At = u32;
 
 /// What is known of one instance beside its lease.
 #[derive(Debug)]
@@ -42,8 +40,8 @@ pub(super) struct Held<'a> {
 pub(super) struct Entries {
     // Clients choose ids, so the hash has a key of its own in every catalog.
     hasher: RandomState,
-    index: HashTable<At>,
-    // By place. A row outlives its instance until another one takes the place; the index no longer leads to it.
+    index: Index,
+    // By place. A row outlives its instance until another one takes the place; no id leads to it meanwhile.
     rows: Vec<Row>,
     entries: Vec<Option<Entry>>,
     free: Vec<At>,
@@ -60,34 +58,48 @@ struct Row {
 const _: () = assert!(size_of::<Row>() == 32);
 
 /// An id that tells itself apart from most others without another look: the whole id up to 16 bytes, as the registry's
-/// own are, and the end of a longer one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Brief([u8; 16]);
+/// own are, and the end of a longer one. A number, because processors hand those on in registers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Brief(u128);
 
 impl Brief {
-    // Neither is ever a byte of a text in UTF-8.
+    // None of these is ever a byte of a text in UTF-8.
     const PADDING: u8 = 0xff;
     const LONGER: u8 = 0xfe;
+    /// That of a place without an instance.
+    const NOBODY: Self = Self(0xfd);
 
+    #[inline]
     fn of(id: &str) -> Self {
-        let bytes = id.as_bytes();
-        if let Ok(whole) = bytes.try_into() {
-            return Self(whole);
+        match id.as_bytes().try_into() {
+            Ok(whole) => Self(u128::from_le_bytes(whole)),
+            Err(_) => Self::of_another_length(id.as_bytes()),
         }
+    }
+
+    #[inline(never)]
+    fn of_another_length(id: &[u8]) -> Self {
         let mut brief = [Self::PADDING; 16];
-        match bytes.len().checked_sub(brief.len() - 1) {
+        match id.len().checked_sub(brief.len() - 1) {
             Some(end) => {
                 brief[0] = Self::LONGER;
-                brief[1..].copy_from_slice(&bytes[end..]);
+                brief[1..].copy_from_slice(&id[end..]);
             }
-            None => brief[..bytes.len()].copy_from_slice(bytes),
+            None => brief[..id.len()].copy_from_slice(id),
         }
-        Self(brief)
+        Self(u128::from_le_bytes(brief))
     }
 
     fn is_whole(self) -> bool {
-        self.0[0] != Self::LONGER
+        self.0 as u8 != Self::LONGER
     }
+}
+
+/// What an id is looked for by.
+#[derive(Debug, Clone, Copy, Default)]
+struct Key {
+    hash: u64,
+    brief: Brief,
 }
 
 impl Entries {
@@ -102,13 +114,11 @@ impl Entries {
     }
 
     /// The place of an id.
+    #[inline]
     pub(super) fn find(&self, id: &str) -> Option<At> {
-        let brief = Brief::of(id);
-        let is_it = |at: &At| {
-            let place = *at as usize;
-            self.rows[place].brief == brief && (brief.is_whole() || self.id(place) == Some(id))
-        };
-        self.index.find(self.hasher.hash_one(id), is_it).copied()
+        let key = self.key(id);
+        let guess = self.index.guess(key.hash);
+        self.is_it(guess, key.brief, id).then_some(guess).or_else(|| self.search(id))
     }
 
     /// The instance of an id.
@@ -131,11 +141,13 @@ impl Entries {
     }
 
     /// The lease of an id.
+    #[inline]
     pub(super) fn lease(&self, id: &str) -> Option<&Lease> {
         self.find(id).map(|at| self.lease_at(at))
     }
 
     /// The lease at a place that [`Self::find`] or [`Self::insert`] named.
+    #[inline]
     pub(super) fn lease_at(&self, at: At) -> &Lease {
         &self.rows[at as usize].lease
     }
@@ -143,9 +155,19 @@ impl Entries {
     /// The leases of many ids, in the same order.
     pub(super) fn leases<'a, S: AsRef<str>>(&'a self, ids: &'a [S], mut each: impl FnMut(Option<&'a Lease>)) {
         for some in ids.chunks(FOUND_AT_ONCE_MAX) {
+            let mut keys = [Key::default(); FOUND_AT_ONCE_MAX];
+            for (key, id) in keys.iter_mut().zip(some) {
+                *key = self.key(id.as_ref());
+            }
+            let mut guesses = [0; FOUND_AT_ONCE_MAX];
+            for (guess, key) in guesses.iter_mut().zip(&keys[..some.len()]) {
+                *guess = self.index.guess(key.hash);
+            }
             let mut found = [None; FOUND_AT_ONCE_MAX];
-            for (found, id) in found.iter_mut().zip(some) {
-                *found = self.lease(id.as_ref());
+            for (((found, guess), key), id) in found.iter_mut().zip(guesses).zip(&keys).zip(some) {
+                let id = id.as_ref();
+                let at = self.is_it(guess, key.brief, id).then_some(guess).or_else(|| self.search(id));
+                *found = at.map(|at| self.lease_at(at));
             }
             for lease in &found[..some.len()] {
                 each(*lease);
@@ -169,7 +191,8 @@ impl Entries {
     pub(super) fn insert(&mut self, entry: Entry, lease: Lease) -> At {
         let id = Arc::clone(&entry.instance);
         let id = id.id.as_str();
-        let row = Row { brief: Brief::of(id), lease };
+        let Key { hash, brief } = self.key(id);
+        let row = Row { brief, lease };
         let at = match self.free.pop() {
             Some(at) => {
                 self.rows[at as usize] = row;
@@ -182,28 +205,49 @@ impl Entries {
                 At::try_from(self.rows.len() - 1).expect("memory ends before four thousand million instances")
             }
         };
-        let Self { hasher, entries, .. } = self;
-        // Only what is in the index is hashed again, and that has an entry.
-        let hash_of = |at: &At| {
-            let entry = entries[*at as usize].as_ref();
-            hasher.hash_one(entry.map_or("", |entry| entry.instance.id.as_str()))
-        };
-        self.index.insert_unique(hasher.hash_one(id), at, hash_of);
+        self.index.insert(hash, at);
         at
     }
 
     /// Takes an instance out, and says where it was.
     pub(super) fn remove(&mut self, id: &str) -> Option<(At, Entry)> {
         let at = self.find(id)?;
-        let found = self.index.find_entry(self.hasher.hash_one(id), |place| *place == at);
-        found.ok()?.remove();
+        self.index.remove(self.key(id).hash, at);
+        self.rows[at as usize].brief = Brief::NOBODY;
         let entry = self.entries[at as usize].take()?;
         self.free.push(at);
         Some((at, entry))
     }
 
-    fn id(&self, place: usize) -> Option<&str> {
-        self.entries[place].as_ref().map(|entry| entry.instance.id.as_str())
+    #[inline]
+    fn key(&self, id: &str) -> Key {
+        let brief = Brief::of(id);
+        let hash = if brief.is_whole() { self.hasher.hash_one(brief.0) } else { self.hash_of_longer(id) };
+        Key { hash, brief }
+    }
+
+    // Apart, so that what is left for most ids is short enough to be part of every search.
+    #[inline(never)]
+    fn hash_of_longer(&self, id: &str) -> u64 {
+        self.hasher.hash_one(id)
+    }
+
+    /// Whether an id is that of a place, whatever led there.
+    #[inline]
+    fn is_it(&self, at: At, brief: Brief, id: &str) -> bool {
+        let row = self.rows.get(at as usize);
+        row.is_some_and(|row| row.brief == brief) && (brief.is_whole() || self.id(at) == Some(id))
+    }
+
+    /// Where an id is of which the first guess is wrong: it spilled over, or is not there.
+    #[cold]
+    fn search(&self, id: &str) -> Option<At> {
+        let Key { hash, brief } = self.key(id);
+        self.index.find(hash, |at| self.is_it(at, brief, id))
+    }
+
+    fn id(&self, at: At) -> Option<&str> {
+        self.entries[at as usize].as_ref().map(|entry| entry.instance.id.as_str())
     }
 }
 
@@ -315,6 +359,19 @@ mod tests {
             for (number, (at, _)) in &model {
                 prop_assert_eq!(entries.at(*at).unwrap().entry.instance.id.as_str(), &ids[*number]);
             }
+        }
+    }
+
+    #[test]
+    fn a_place_that_was_left_is_nobodys() {
+        for id in ["gone", "sixteen-letters!", "one-of-those-that-are-longer"] {
+            let mut entries = Entries::default();
+            let at = entries.insert(entry(id), lease(1));
+            assert_eq!(entries.remove(id).map(|(at, _)| at), Some(at));
+            assert_eq!(entries.find(id), None, "{id}");
+            let mut found = Vec::new();
+            entries.leases(&[id], |lease| found.push(lease.is_some()));
+            assert_eq!(found, [false], "{id}");
         }
     }
 
