@@ -209,6 +209,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_says_once_for_which_host_it_is() {
+        let closing = Announcer::new();
+        let (address, _tasks) = listening(&closing).await;
+        for (version, hosts, status) in [
+            ("1.1", "Host: a\r\n", 503),
+            ("1.1", "", 400),
+            ("1.1", "Host: a\r\nHost: a\r\n", 400),
+            ("1.1", "Host: a\r\nX: y\r\nhost: b\r\n", 400),
+            ("1.1", "Host: a/b\r\n", 400),
+            ("1.0", "", 503),
+            ("1.0", "Host: a\r\nHost: b\r\n", 400),
+        ] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET /health HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/{version} {status} ")), "{request:?}: {answer}");
+            assert!(
+                status == 503
+                    || answer.ends_with(r#"{"Error":"Host header missing, repeated or malformed"}"#),
+                "{answer}"
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn idle_and_silent_connections_end_with_the_announcement() {
         let closing = Announcer::new();
         let (address, mut tasks) = listening(&closing).await;

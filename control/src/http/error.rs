@@ -146,6 +146,10 @@ pub(super) fn panicked() -> Response {
     framework(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
 }
 
+pub(super) fn bad_host() -> Response {
+    framework(StatusCode::BAD_REQUEST, "Host header missing, repeated or malformed")
+}
+
 pub(super) fn missing_host() -> Response {
     framework(StatusCode::BAD_REQUEST, "Missing Host header")
 }

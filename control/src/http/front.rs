@@ -1,5 +1,5 @@
 //! What happens to every request before and after its route, in the order of spec/control-and-proxy.md 1.2:
-//! panic guard, content type, request id, log line, HTTPS. Authentication comes later, with the route.
+//! panic guard, host, content type, request id, log line, HTTPS. Authentication comes later, with the route.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +12,7 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
+use registry_api::host;
 use tracing::debug;
 
 use super::panic::{Panicked, guarded};
@@ -56,6 +57,9 @@ impl Front {
     }
 
     async fn answer(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response {
+        if !host::is_named(&request) {
+            return error::bad_host();
+        }
         let Some(router) = self.router.get() else {
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         };

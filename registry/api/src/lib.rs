@@ -11,6 +11,7 @@ pub mod connect;
 pub mod duration;
 pub mod follow;
 pub mod hash;
+pub mod host;
 pub mod instance;
 #[cfg(feature = "issuer")]
 pub mod issuer;

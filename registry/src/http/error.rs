@@ -18,6 +18,8 @@ use crate::tenants::TooMany;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Refusal {
+    #[error("the Host field is missing, repeated or malformed")]
+    Hostless,
     #[error("the path is unknown")]
     NotFound,
     #[error("the method is not allowed here; allowed: {allow}")]
@@ -69,7 +71,8 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Insecure { .. } => StatusCode::MOVED_PERMANENTLY,
-            Self::BodyBroken(_)
+            Self::Hostless
+            | Self::BodyBroken(_)
             | Self::NotARegistration(_)
             | Self::Mistake(_)
             | Self::Query(_)

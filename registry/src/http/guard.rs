@@ -21,6 +21,7 @@ use super::auth::Tag;
 use super::error::Refusal;
 use super::eureka;
 use super::eureka::route;
+use super::listen::Hostless;
 use super::state::App;
 use super::{JSON, body, operation};
 use crate::gzip;
@@ -44,7 +45,11 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
         .then(|| header(request.headers(), ACCEPT_LANGUAGE).unwrap_or_default().to_owned());
     request.extensions_mut().insert(tag);
 
+    let is_hostless = request.extensions().get::<Hostless>().is_some();
     let answered = caught(async {
+        if is_hostless {
+            return Refusal::Hostless.into_response();
+        }
         match body::admit(request, &app.bodies).await {
             Ok(request) => next.run(request).await,
             Err(refusal) => refusal.into_response(),

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use prometheus::IntGauge;
+use registry_api::host;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
@@ -56,6 +57,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Marks requests that came over TLS.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OverTls;
+
+/// Marks requests that do not say for which host they are as HTTP wants it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hostless;
 
 /// Listens on the first of the addresses that a host name has and that can be listened on.
 pub async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
@@ -172,6 +177,9 @@ async fn serve<S>(
     let (heard, router) = (Arc::clone(&spoke), TowerToHyperService::new(router));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
+        if !host::is_named(&request) {
+            request.extensions_mut().insert(Hostless);
+        }
         request.extensions_mut().insert(ConnectInfo(peer));
         if let Some(over_tls) = over_tls {
             request.extensions_mut().insert(over_tls);

@@ -93,3 +93,27 @@ async fn https_is_required_before_the_token_and_never_for_health() {
     assert!(reply.header("location").starts_with("https://h:8080/api/v1/instances/"), "{reply:?}");
     registry.stop().await;
 }
+
+#[tokio::test]
+async fn a_request_says_once_for_which_host_it_is() {
+    let registry = Running::start(&[]).await;
+    for (version, hosts, status) in [
+        ("1.1", "Host: a\r\n", 200),
+        ("1.1", "Host: [::1]:8080\r\n", 200),
+        ("1.1", "", 400),
+        ("1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("1.1", "Host: a\r\nX: y\r\nhost: b\r\n", 400),
+        ("1.1", "Host: a/b\r\n", 400),
+        ("1.0", "", 200),
+        ("1.0", "Host: a\r\nHost: b\r\n", 400),
+    ] {
+        let request = format!("GET / HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
+        let reply = registry.raw(request.as_bytes()).await;
+        assert_eq!(reply.status, status, "{request:?}");
+        if status == 400 {
+            assert_eq!(reply.value()["Error"], "the Host field is missing, repeated or malformed");
+            assert!(!reply.header("request_id").is_empty());
+        }
+    }
+    registry.stop().await;
+}
