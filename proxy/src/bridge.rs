@@ -18,7 +18,7 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v2::client::Http2Session;
 use pingora::protocols::http::v2::write_body;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, OrErr as _, Result, RetryType};
+use pingora::{Error, ErrorType, OrErr as _, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::runtime::Handle;
 
@@ -125,10 +125,6 @@ impl Drop for Lent {
 impl Failure {
     /// What the client of HTTP/2 says, as a cause.
     fn by(mut error: Box<Error>) -> Self {
-        // Pingora marks what the instance did not look at, because it refused the stream or went away (RFC 9113 6.8, 8.7).
-        if *error.etype() == ErrorType::H2Error && matches!(error.retry, RetryType::Decided(true)) {
-            return Self(Cause::RefusedStream);
-        }
         error.as_up();
         Self(upstream::cause(&error).unwrap_or(Cause::Unanswered))
     }

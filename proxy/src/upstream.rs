@@ -8,7 +8,7 @@ use pingora::connectors::TransportConnector;
 use pingora::connectors::http::Connector;
 use pingora::protocols::{ALPN, Stream};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
+use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result, RetryType};
 
 use crate::bridge;
 use crate::context::{CONNECT_WITHIN, Cause, Target};
@@ -174,15 +174,16 @@ pub(crate) fn cause(error: &Error) -> Option<Cause> {
         | ErrorType::TLSHandshakeFailure
         | ErrorType::TLSHandshakeTimedout
         | ErrorType::TLSWantX509Lookup => Cause::Unreachable,
-        ErrorType::H2Error | ErrorType::H2Downgrade if refused_stream(error) => Cause::RefusedStream,
+        ErrorType::H2Error if is_unseen(error) => Cause::RefusedStream,
         ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H1Error => Cause::Unintelligible,
         _ => Cause::Unanswered,
     })
 }
 
-/// The instance said, or showed by going away, that it did not look at the request (RFC 9113 8.7).
-fn refused_stream(error: &Error) -> bool {
-    error.root_cause().to_string().to_ascii_lowercase().contains("refused")
+/// Whether the instance did not look at the request: it refused the stream, or went away and named an earlier one as the
+/// last that it took (RFC 9113 6.8, 8.7). Pingora marks both, and among errors of this type no other.
+pub(crate) fn is_unseen(error: &Error) -> bool {
+    *error.etype() == ErrorType::H2Error && matches!(error.retry, RetryType::Decided(true))
 }
 
 #[cfg(test)]

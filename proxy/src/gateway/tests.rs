@@ -32,8 +32,8 @@ async fn request(text: &str) -> (Session, Context) {
     (session, ctx)
 }
 
-/// A forgotten decision is a panic in Pingora when the mark is read, and some errors of HTTP/2 come marked to be
-/// tried again whatever the method was.
+/// A forgotten decision is a panic in Pingora when the mark is read, and some errors come marked to be tried again whatever
+/// the method was. That is right of those alone that say that nobody looked at the request.
 #[tokio::test]
 async fn every_failure_of_an_attempt_is_decided_by_the_law_alone() {
     let etypes = || {
@@ -66,7 +66,8 @@ async fn every_failure_of_an_attempt_is_decided_by_the_law_alone() {
                 error.set_retry(marked);
                 let from_upstream = *error.esource() == ErrorSource::Upstream;
                 let timed_out = matches!(etype, ErrorType::ReadTimedout | ErrorType::WriteTimedout);
-                let again = from_upstream && !timed_out && (idempotent || unsent(&error));
+                let unseen = marked && etype == ErrorType::H2Error;
+                let again = from_upstream && !timed_out && (idempotent || unseen || unsent(&error));
                 let judged = judged(&session, &mut ctx, error, Cause::Unanswered);
                 assert_eq!(judged.retry(), again, "{method} {etype:?} {from_upstream} {marked}");
 

@@ -162,7 +162,7 @@ async fn answer(request: Request<Incoming>, _open: Open) -> Result<Response<Body
 }
 
 /// An instance that takes no call: resets each stream unseen, or goes away before it.
-async fn refusing(leaves: bool) -> SocketAddr {
+pub(crate) async fn refusing(leaves: bool) -> SocketAddr {
     let mut instance = Instance::start().await;
     let at = instance.at;
     tokio::spawn(async move {

@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::bridge::refusing;
 use crate::support::{Instance, Proxy, actions, field, fields, get, ok, route, soon};
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
@@ -203,6 +204,25 @@ async fn grpc_is_spoken_to_in_http2_and_keeps_its_trailers() {
         let body = answer.into_body().collect().await.unwrap();
         assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
         assert_eq!(body.to_bytes(), "message");
+    }
+}
+
+#[tokio::test]
+async fn who_went_away_or_refused_before_the_call_was_looked_at_is_passed_over() {
+    let well = grpc_instance().await;
+    for leaves in [true, false] {
+        let proxy = Proxy::of(&[refusing(leaves).await, well]);
+        let mut client = connect(&proxy).await;
+        // Round robin: one of two calls goes to whoever takes none. A call may not be done twice.
+        for _ in 0..2 {
+            let call =
+                request("/s/pkg.Service/Method").method("POST").header("content-type", "application/grpc");
+            let answer = client.send_request(call.body(empty()).unwrap());
+            let answer = soon("the answer", answer).await.unwrap();
+            assert_eq!(answer.status(), 200, "leaves: {leaves}");
+        }
+        let retries = proxy.metric(r#"a8_proxy_retries_total{service="s"}"#);
+        assert!(retries >= Some(1.0), "{retries:?}");
     }
 }
 
