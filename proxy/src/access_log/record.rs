@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 /// The most bytes of one value; longer ones are cut. A head of 64 KiB must not become a line of 64 KiB.
@@ -177,13 +178,13 @@ impl Record<'_> {
         line.text(quoted!("dst"), self.dst);
         self.traces(&mut line);
         line.put(quoted!("message"));
-        line.escaped(cut(self.method));
+        let method = line.kept(cut(self.method));
         line.put(" ");
-        line.escaped(cut(self.path));
+        let path = line.kept(cut(self.path));
         line.put(" ");
         line.number(u64::from(self.status));
-        line.text(concat!("\"", quoted!("module"), "A8PROXY\"", quoted!("method")), self.method);
-        line.text(quoted!("path"), self.path);
+        line.again(concat!("\"", quoted!("module"), "A8PROXY\"", quoted!("method")), method);
+        line.again(quoted!("path"), path);
         line.text(quoted!("protocol"), self.protocol);
         line.put(quoted!("response_flags"));
         if self.flags == Flags::default() {
@@ -203,7 +204,7 @@ impl Record<'_> {
         line.put(concat!("\"", before!("upstream_response_time_s")));
         line.seconds(self.upstream_duration.unwrap_or_default());
         line.put(before!("timestamp_ms"));
-        line.number(millis(self.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
+        line.millis_since_1970(self.start);
         if let Some([received, sent]) = self.bytes {
             line.put(before!("bytes_received"));
             line.number(received);
@@ -232,7 +233,7 @@ impl Record<'_> {
 }
 
 fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    time.as_secs().saturating_mul(1_000).saturating_add(u64::from(time.subsec_millis()))
 }
 
 thread_local! {
@@ -259,11 +260,24 @@ fn second(secs: u64) -> [u8; SECOND_BYTES] {
     fresh
 }
 
-/// Whether JSON takes these bytes as they are. Without an early end, so that compilers look at many at once.
+/// Whether JSON takes these bytes as they are. Looks at eight at once, and at some twice where that saves a look at each.
 fn is_plain(bytes: &[u8]) -> bool {
-    bytes
-        .iter()
-        .fold(true, |plain, byte| plain & (0x20..0x7f).contains(byte) & (*byte != b'"') & (*byte != b'\\'))
+    let Some(last) = bytes.last_chunk() else {
+        return bytes.iter().all(|byte| (0x20..0x7f).contains(byte) && !matches!(byte, b'"' | b'\\'));
+    };
+    let words = bytes.as_chunks().0.iter().chain([last]);
+    words.fold(0, |odd, word| odd | odd_in(u64::from_ne_bytes(*word))) == 0
+}
+
+/// Other than zero when one of eight bytes is not plain.
+fn odd_in(word: u64) -> u64 {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    // The highest bit of the lowest byte that is less than `than`; those above it may be wrong, but then one is right.
+    let less = |word: u64, than: u8| word.wrapping_sub(each(than)) & !word;
+    let is = |byte: u8| less(word ^ each(byte), 1);
+    (less(word, 0x20) | is(b'"') | is(b'\\') | is(0x7f) | word) & each(0x80)
 }
 
 /// The longest beginning of at most [`VALUE_MAX_BYTES`] that is whole characters.
@@ -278,28 +292,60 @@ fn cut(text: &str) -> &str {
 struct Line<'t>(&'t mut Vec<u8>);
 
 impl Line<'_> {
-    /// What needs no escaping.
-    fn put(&mut self, text: &str) {
+    /// What needs no escaping. Of known length where it is called, which is faster to copy than any other.
+    #[inline(always)]
+    fn put(&mut self, text: &'static str) {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    fn text(&mut self, before: &str, value: &str) {
+    #[inline(always)]
+    fn text(&mut self, before: &'static str, value: &str) {
         self.put(before);
-        self.escaped(if value.is_empty() { "-" } else { cut(value) });
-        self.0.push(b'"');
+        self.value(if value.is_empty() { "-" } else { cut(value) });
     }
 
-    fn bytes(&mut self, before: &str, value: &[u8]) {
+    #[inline(always)]
+    fn bytes(&mut self, before: &'static str, value: &[u8]) {
+        self.put(before);
         let value = &value[..value.len().min(VALUE_MAX_BYTES)];
-        // Nearly everything is text.
-        match std::str::from_utf8(value) {
-            Ok(text) => self.text(before, text),
-            Err(_) => self.text(before, &String::from_utf8_lossy(value)),
+        // Nearly everything is plain, and then nobody has to ask whether it is text.
+        if value.is_empty() {
+            self.put("-\"");
+        } else if is_plain(value) {
+            self.0.extend_from_slice(value);
+            self.put("\"");
+        } else {
+            self.value(cut(&String::from_utf8_lossy(value)));
         }
     }
 
+    /// To the end of its string.
+    fn value(&mut self, value: &str) {
+        self.escaped(value);
+        self.0.push(b'"');
+    }
+
+    /// Where in the line it is, to be written again.
+    fn kept(&mut self, value: &str) -> Range<usize> {
+        let start = self.0.len();
+        self.escaped(value);
+        start..self.0.len()
+    }
+
+    /// A value that stands in the line already.
+    #[inline(always)]
+    fn again(&mut self, before: &'static str, value: Range<usize>) {
+        self.put(before);
+        if value.is_empty() {
+            self.put("-");
+        } else {
+            self.0.extend_from_within(value);
+        }
+        self.put("\"");
+    }
+
     /// In UTC, down to the digits of the millisecond; a clock may stand before 1970, which is written as 1970.
-    fn moment(&mut self, before: &str, at: SystemTime) {
+    fn moment(&mut self, before: &'static str, at: SystemTime) {
         let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = since_1970.subsec_millis();
         self.put(before);
@@ -322,7 +368,21 @@ impl Line<'_> {
         }
     }
 
+    fn millis_since_1970(&mut self, at: SystemTime) {
+        let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let millis = since_1970.subsec_millis();
+        if since_1970.as_secs() == 0 {
+            return self.number(u64::from(millis));
+        }
+        self.number(since_1970.as_secs());
+        self.0.extend_from_slice(&[digit(millis / 100), digit(millis / 10), digit(millis)]);
+    }
+
     fn number(&mut self, mut value: u64) {
+        // Most are times of few milliseconds.
+        if value < 10 {
+            return self.0.push(b'0' + value as u8);
+        }
         // The longest number has twenty digits.
         let mut digits = [b'0'; 20];
         let mut start = digits.len();
@@ -340,11 +400,27 @@ impl Line<'_> {
             let _ = write!(self.0, "{address}");
             return;
         };
-        for (octet, end) in ip.octets().into_iter().zip(*b"...:") {
-            self.number(u64::from(octet));
-            self.0.push(end);
-        }
-        self.number(u64::from(address.port()));
+        // Gathered first: each of up to thirty pieces would ask whether there is room for it.
+        let mut text = [0; "255.255.255.255:65535".len()];
+        let mut start = text.len();
+        let mut put = |mut number: u32, before: u8| {
+            loop {
+                start -= 1;
+                text[start] = digit(number);
+                number /= 10;
+                if number == 0 {
+                    break;
+                }
+            }
+            if before != 0 {
+                start -= 1;
+                text[start] = before;
+            }
+        };
+        put(u32::from(address.port()), b':');
+        let [a, b, c, d] = ip.octets().map(u32::from);
+        [(d, b'.'), (c, b'.'), (b, b'.'), (a, 0)].into_iter().for_each(|(octet, before)| put(octet, before));
+        self.0.extend_from_slice(&text[start..]);
     }
 
     /// Both the key and the value are an operator's.
