@@ -25,8 +25,10 @@ pub const QUEUE_LINES_MAX: usize = 8192;
 pub const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// How long lines are gathered before they are written: under load no request pays for waking the writer.
 const GATHER: Duration = Duration::from_millis(100);
-/// The part of either bound at which lines are written at once.
-const HURRY_PART: usize = 4;
+/// The lines and the bytes at which they are written at once. No more than a processor has at hand: what has been pushed out
+/// to slower memory is fetched back to be written, and the requests' own memory was pushed out for it.
+const HURRY_LINES: usize = QUEUE_LINES_MAX / 4;
+const HURRY_BYTES: usize = 256 << 10;
 /// How long the end waits for what is queued to be written: a reader that is stuck must not keep a process alive.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// Buffers that grew beyond this are given back.
@@ -185,8 +187,7 @@ impl Shared {
         }
         queue.text.extend_from_slice(line);
         queue.lines += 1;
-        let is_full =
-            queue.lines >= QUEUE_LINES_MAX / HURRY_PART || queue.text.len() >= QUEUE_BYTES_MAX / HURRY_PART;
+        let is_full = queue.lines >= HURRY_LINES || queue.text.len() >= HURRY_BYTES;
         let hurried = is_full && !std::mem::replace(&mut queue.hurry, is_full);
         let woken = std::mem::take(&mut queue.asleep);
         drop(queue);
