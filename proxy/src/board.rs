@@ -23,6 +23,7 @@ pub use series::{SERIES_MAX_DEFAULT, Slot};
 use self::gauges::Gauges;
 use self::kept::Kept;
 use self::series::Labelled;
+use crate::courtesy;
 use crate::metrics::{Codes, Metrics, RuleSeries, ServiceSeries};
 use crate::resolve::Resolver;
 
@@ -105,6 +106,8 @@ impl Attach for Board {
     type Endpoint = Arc<EndpointLive>;
 
     fn service(&self, name: &ServiceName) -> Arc<ServiceLive> {
+        // Asked once for each service that is compiled.
+        courtesy::stand_aside();
         lock(&self.state.series).service(name)
     }
 

@@ -17,6 +17,7 @@ pub mod config;
 mod connections;
 mod context;
 mod counts;
+mod courtesy;
 pub mod data_dir;
 mod detection;
 pub mod feed;

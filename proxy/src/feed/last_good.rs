@@ -2,17 +2,19 @@
 //! wrote itself, whole and unchanged; anything else is reported and ignored.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use control_api::{Snapshot, SnapshotAnswer, SnapshotUpdate};
+use registry_api::hash::HashingWriter;
 use registry_api::{ContentHash, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::courtesy;
 
 /// The file's name inside the data folder.
 pub const FILE: &str = "last-good.json";
@@ -28,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Raised when the file's form changes; unknown forms are ignored.
 const FORMAT: u32 = 1;
 const HEADER_MAX_BYTES: usize = 256;
+/// How much is written at once.
+const WRITE_BYTES: usize = 32 << 10;
 
 /// The first line of the file; the snapshot, as control encodes it, is the second.
 #[derive(Serialize, Deserialize)]
@@ -96,13 +100,37 @@ fn save_aside(aside: &Path, snapshot: &Snapshot, at: &Position) -> io::Result<()
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let body = serde_json::to_vec(&SnapshotAnswer::full(&at.epoch, at.index, snapshot))?;
-    let header = Header { a8_last_good: FORMAT, named: true, checksum: ContentHash::of(&body) };
-    let mut file = BufWriter::new(options.open(aside)?);
-    serde_json::to_writer(&mut file, &header)?;
-    file.write_all(b"\n")?;
-    file.write_all(&body)?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    let mut file = Piecewise(options.open(aside)?);
+    // A place for the checksum, which is always as long: the text itself is never held, however large it is.
+    file.write_all(&header(ContentHash::default())?)?;
+    let mut body = BufWriter::with_capacity(WRITE_BYTES, HashingWriter::new(file));
+    serde_json::to_writer(&mut body, &SnapshotAnswer::full(&at.epoch, at.index, snapshot))?;
+    let (mut file, checksum) = body.into_inner().map_err(io::IntoInnerError::into_error)?.finish();
+    file.0.rewind()?;
+    file.write_all(&header(checksum)?)?;
+    file.0.sync_all()
+}
+
+/// A file that lets requests go first after every write.
+struct Piecewise(File);
+
+impl Write for Piecewise {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes);
+        courtesy::stand_aside();
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The first line.
+fn header(checksum: ContentHash) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&Header { a8_last_good: FORMAT, named: true, checksum })?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 fn decode(bytes: &[u8]) -> Result<(Snapshot, Position), Damaged> {

@@ -15,6 +15,7 @@ use super::last_good::Keeper;
 use super::status::{Source, Status};
 use crate::board::Board;
 use crate::clock;
+use crate::courtesy;
 use crate::metrics::Metrics;
 use crate::resolve::Resolver;
 use crate::tables::{Table, Tables};
@@ -138,7 +139,10 @@ impl Watch {
 
     /// Does what an answer asks for; the reason to be slow about the next poll.
     async fn take(&mut self, answer: Polled, asked: Instant) -> Result<(), &'static str> {
-        match self.follower.hear(answer) {
+        courtesy::stand_aside();
+        let step = self.follower.hear(answer);
+        courtesy::stand_aside();
+        match step {
             Step::Keep => sleep(IDLE_PAUSE.saturating_sub(asked.elapsed())).await,
             Step::Confirm => {
                 self.stage.confirmed(self.follower.position());
@@ -166,7 +170,9 @@ impl Watch {
     async fn apply(&mut self, snapshot: Arc<Snapshot>, position: Position) {
         let table = self.stage.compile(self.follower.held(), &snapshot);
         self.stage.resolver.first_answers(FIRST_ADDRESSES).await;
+        courtesy::stand_aside();
         self.stage.swap(table, Source::Control, Arc::clone(&snapshot), position.clone());
+        courtesy::stand_aside();
         self.keeper.keep(Arc::clone(&snapshot), position.clone());
         self.follower.applied(snapshot, position);
     }

@@ -2,6 +2,7 @@
 //! members' hashes, so that one change costs one addition; it protects against bugs, not attackers.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,12 @@ pub struct ContentHash(u128);
 impl ContentHash {
     /// The hash of one member, given its canonical bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        let digest = Sha256::digest(bytes);
+        Self::of_digest(Sha256::new_with_prefix(bytes))
+    }
+
+    fn of_digest(digest: Sha256) -> Self {
         let mut head = [0; 16];
-        head.copy_from_slice(&digest[..16]);
+        head.copy_from_slice(&digest.finalize()[..16]);
         Self(u128::from_be_bytes(head))
     }
 
@@ -47,6 +51,37 @@ impl ContentHash {
 impl fmt::Display for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Passes bytes on and hashes them, so that nobody has to hold all of them at once.
+#[derive(Debug)]
+pub struct HashingWriter<W> {
+    to: W,
+    digest: Sha256,
+}
+
+impl<W> HashingWriter<W> {
+    /// Passes everything on to `to`.
+    pub fn new(to: W) -> Self {
+        Self { to, digest: Sha256::new() }
+    }
+
+    /// Where it went, and the hash of what was written.
+    pub fn finish(self) -> (W, ContentHash) {
+        (self.to, ContentHash::of_digest(self.digest))
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 
@@ -90,6 +125,19 @@ mod tests {
         assert_eq!(empty.with(a).with(b), empty.with(b).with(a));
         assert_eq!(empty.with(a).with(b).without(a), empty.with(b));
         assert_ne!(empty.with(a), empty);
+    }
+
+    #[test]
+    fn what_is_passed_on_piece_by_piece_is_hashed_as_a_whole() {
+        let mut writer = HashingWriter::new(vec![]);
+        [b"on".as_slice(), b"", b"e thing"].into_iter().for_each(|piece| writer.write_all(piece).unwrap());
+        let (written, hash) = writer.finish();
+        assert_eq!((written.as_slice(), hash), (b"one thing".as_slice(), ContentHash::of(b"one thing")));
+        // Only what the other end took counts.
+        let mut short = [0; 3];
+        let mut writer = HashingWriter::new(short.as_mut_slice());
+        assert_eq!(writer.write(b"one thing").unwrap(), 3);
+        assert_eq!(writer.finish().1, ContentHash::of(b"one"));
     }
 
     #[test]
