@@ -7,12 +7,13 @@ use std::sync::Arc;
 /// States by key. Each is kept until two sweeps in a row found that nobody else holds it: an instance that
 /// flaps keeps its ejections, and a last count is seen by whoever scrapes.
 pub(super) struct Kept<K, V> {
-    states: HashMap<K, (Arc<V>, bool)>,
+    /// Hashed fast: a table asks for every one of its instances, and their keys are three texts each.
+    states: HashMap<K, (Arc<V>, bool), ahash::RandomState>,
 }
 
 impl<K, V> Default for Kept<K, V> {
     fn default() -> Self {
-        Self { states: HashMap::new() }
+        Self { states: HashMap::default() }
     }
 }
 
