@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
@@ -19,6 +20,8 @@ use crate::names::InstanceId;
 
 /// The largest answer that is read; a full snapshot of 100,000 instances is about 20 MB.
 pub const ANSWER_LIMIT_BYTES: usize = 256 << 20;
+/// How much is read at once, and the longest head of an answer. A connection keeps it while it waits.
+const READ_BYTES_MAX: usize = 32 << 10;
 /// How long an ordinary call may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than `wait` a poll may take: the server adds up to a sixteenth.
@@ -146,6 +149,7 @@ impl Caller {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
+            .http1_max_buf_size(READ_BYTES_MAX)
             .build(Connector::new(trust));
         Ok(Self { client, bases, current: AtomicUsize::new(0), headers })
     }
@@ -198,9 +202,7 @@ impl Caller {
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| chain(&error))?;
             let (head, body) = response.into_parts();
-            let body =
-                Limited::new(body, ANSWER_LIMIT_BYTES).collect().await.map_err(|error| chain(&*error))?;
-            Ok::<_, String>((head, body.to_bytes()))
+            Ok::<_, String>((head, whole(body).await?))
         };
         match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok((head, body))) => {
@@ -227,6 +229,20 @@ fn base(url: &str) -> Result<String, BadUrl> {
         return Err(bad());
     };
     Ok(format!("{scheme}://{authority}{}", parsed.path().trim_end_matches('/')))
+}
+
+/// All of a body, in one piece that is made once. To collect its pieces first would hold a large answer twice, and keep the
+/// connection from reading into the same memory again.
+async fn whole(body: Incoming) -> Result<Bytes, String> {
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut text = Vec::with_capacity(expected.min(ANSWER_LIMIT_BYTES));
+    let mut body = Limited::new(body, ANSWER_LIMIT_BYTES);
+    while let Some(frame) = body.frame().await {
+        if let Ok(piece) = frame.map_err(|error| chain(&*error))?.into_data() {
+            text.extend_from_slice(&piece);
+        }
+    }
+    Ok(text.into())
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
