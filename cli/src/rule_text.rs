@@ -31,7 +31,7 @@ fn does(body: &Body) -> String {
 }
 
 fn routes(route: &Route) -> String {
-    let mut parts = match &route.answer {
+    let mut parts = match route.answer.as_deref() {
         Some(Answer::Response(response)) => vec![format!("response={}", response.status)],
         Some(Answer::Redirect(redirect)) => vec![format!("redirect={}", redirect.status)],
         None if route.names_only() => Vec::new(),

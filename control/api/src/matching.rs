@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use registry_api::ServiceName;
 
-use crate::rule::{BadRule, distinct};
+use crate::rule::{BadRule, distinct, fitting};
 use crate::tag::check_tags;
 use crate::wire::{OneOrMany, RawClause, RawMatch, RawPathTest, RawSource};
 
@@ -151,7 +151,8 @@ impl Match {
 impl TryFrom<RawMatch> for Match {
     type Error = BadRule;
     fn try_from(raw: RawMatch) -> Result<Self, BadRule> {
-        let clauses = |list: Vec<RawClause>| list.into_iter().map(clause).collect::<Result<Vec<_>, _>>();
+        let clauses =
+            |list: Vec<RawClause>| list.into_iter().map(clause).collect::<Result<Vec<_>, _>>().map(fitting);
         let RawMatch { source, method, path, query, authority, headers, .. } = raw;
         let own = RawClause { source, method, path, query, authority, headers };
         let own = if own == RawClause::default() { Clause::default() } else { clause(own)? };
@@ -177,8 +178,8 @@ fn clause(raw: RawClause) -> Result<Clause, BadRule> {
         method: raw.method.map(methods).transpose()?,
         path: raw.path.map(path).transpose()?,
         authority: raw.authority.filter(|text| !text.is_empty()).map(pattern).transpose()?,
-        headers,
-        query,
+        headers: fitting(headers),
+        query: fitting(query),
     };
     if this.is_empty() { Err(BadRule::new("match", "an element is empty")) } else { Ok(this) }
 }

@@ -10,7 +10,7 @@ use crate::answer::Answer;
 use crate::edge::Edge;
 use crate::header::HeaderEdits;
 use crate::policy::{Key, Mirror, RateLimit, Retries};
-use crate::rule::BadRule;
+use crate::rule::{BadRule, fitting};
 use crate::share::Share;
 use crate::tag::check_tags;
 use crate::wire::{
@@ -101,8 +101,8 @@ pub struct Backend {
     pub hash_on: Option<Key>,
     /// For how long an instance that has come up gets less than its part.
     pub slow_start: Option<Duration>,
-    /// Limits.
-    pub resilience: Option<Resilience>,
+    /// Limits. Boxed, as in [`Route`].
+    pub resilience: Option<Box<Resilience>>,
 }
 
 /// The path condition of a `uri`.
@@ -123,19 +123,19 @@ pub struct UriMatch {
     pub rewrite: Option<String>,
 }
 
-/// The body of a route rule.
+/// The body of a route rule. Boxed is what is large and rare: rules are kept by the ten thousand, and most say little.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// At least one, unless there is an answer, or an edge that only names the service.
     pub backends: Vec<Backend>,
     /// Given instead of calling an instance.
-    pub answer: Option<Answer>,
+    pub answer: Option<Box<Answer>>,
     /// What happens to the headers that pass.
-    pub headers: Option<HeaderEdits>,
+    pub headers: Option<Box<HeaderEdits>>,
     /// Captures requests by path, whatever their first segment.
     pub uri: Option<UriMatch>,
     /// Captures requests from outside by host and path.
-    pub edge: Option<Edge>,
+    pub edge: Option<Box<Edge>>,
     /// Total time including retries; `None` means the default of 15 s.
     pub timeout: Option<Duration>,
     /// Extra attempts; `None` means the default of 1.
@@ -143,11 +143,11 @@ pub struct Route {
     /// Equal keys keep the same backend, as far as weights allow.
     pub sticky: Option<Key>,
     /// More about extra attempts.
-    pub retry: Option<Retries>,
+    pub retry: Option<Box<Retries>>,
     /// How many requests may come.
-    pub rate_limit: Option<RateLimit>,
+    pub rate_limit: Option<Box<RateLimit>>,
     /// Who gets a copy.
-    pub mirror: Option<Mirror>,
+    pub mirror: Option<Box<Mirror>>,
 }
 
 /// Weights may exceed 1 by this much in sum, for the sake of decimal fractions.
@@ -205,9 +205,7 @@ impl TryFrom<RawRoute> for Route {
         if let Some((_, field)) = forwards.iter().chain(&limits).find(|(given, _)| *given && names_only) {
             return Err(BadRule::new("route", format!("an edge without backends takes no {field}")));
         }
-        let mut backends = raw.backends.into_iter().map(backend).collect::<Result<Vec<_>, _>>()?;
-        // Rules are kept by the ten thousand, and what decoded this took room for more.
-        backends.shrink_to_fit();
+        let backends = fitting(raw.backends.into_iter().map(backend).collect::<Result<Vec<_>, _>>()?);
         let sum: f64 = backends.iter().filter_map(|b| b.weight).map(Share::fraction).sum();
         if sum > 1.0 + WEIGHT_TOLERANCE {
             return Err(BadRule::new(
@@ -223,14 +221,14 @@ impl TryFrom<RawRoute> for Route {
         }
         Ok(Self {
             sticky: raw.sticky.map(|key| Key::read("route.sticky", key)).transpose()?,
-            retry,
-            rate_limit: raw.rate_limit.map(RateLimit::try_from).transpose()?,
-            mirror: raw.mirror.map(Mirror::try_from).transpose()?,
+            retry: retry.map(Box::new),
+            rate_limit: raw.rate_limit.map(RateLimit::try_from).transpose()?.map(Box::new),
+            mirror: raw.mirror.map(Mirror::try_from).transpose()?.map(Box::new),
             backends,
-            answer,
-            headers: raw.headers.map(HeaderEdits::try_from).transpose()?,
+            answer: answer.map(Box::new),
+            headers: raw.headers.map(HeaderEdits::try_from).transpose()?.map(Box::new),
             uri: raw.uri.map(uri).transpose()?,
-            edge: raw.edge.map(Edge::try_from).transpose()?,
+            edge: raw.edge.map(Edge::try_from).transpose()?.map(Box::new),
             timeout: positive("route.http_req_timeout", raw.http_req_timeout)?,
             retries: (retries > 0).then_some(retries),
         })
@@ -268,7 +266,7 @@ fn backend(raw: RawBackend) -> Result<Backend, BadRule> {
         tags,
         weight: (weight.fraction() > 0.0).then_some(weight),
         lb_type,
-        resilience: raw.resilience.map(resilience).transpose()?,
+        resilience: raw.resilience.map(resilience).transpose()?.map(Box::new),
     })
 }
 
@@ -344,23 +342,23 @@ impl From<&Route> for RawRoute {
     fn from(route: &Route) -> Self {
         Self {
             backends: route.backends.iter().map(RawBackend::from).collect(),
-            response: match &route.answer {
+            response: match route.answer.as_deref() {
                 Some(Answer::Response(response)) => Some(RawResponse::from(response)),
                 _ => None,
             },
-            redirect: match &route.answer {
+            redirect: match route.answer.as_deref() {
                 Some(Answer::Redirect(redirect)) => Some(RawRedirect::from(redirect)),
                 _ => None,
             },
-            headers: route.headers.as_ref().map(RawHeaderEdits::from),
+            headers: route.headers.as_deref().map(RawHeaderEdits::from),
             uri: route.uri.as_ref().map(RawUri::from),
-            edge: route.edge.as_ref().map(RawEdge::from),
+            edge: route.edge.as_deref().map(RawEdge::from),
             http_req_timeout: route.timeout.map_or(0.0, |time| time.as_secs_f64()),
             http_req_retries: route.retries.map_or(0, i64::from),
             sticky: route.sticky.as_ref().map(RawKey::from),
-            retries: route.retry.as_ref().map(RawRetries::from),
-            rate_limit: route.rate_limit.as_ref().map(RawRateLimit::from),
-            mirror: route.mirror.as_ref().map(RawMirror::from),
+            retries: route.retry.as_deref().map(RawRetries::from),
+            rate_limit: route.rate_limit.as_deref().map(RawRateLimit::from),
+            mirror: route.mirror.as_deref().map(RawMirror::from),
         }
     }
 }
@@ -374,7 +372,7 @@ impl From<&Backend> for RawBackend {
             lb_type: backend.lb_type.map(|lb| lb.as_str().to_owned()).unwrap_or_default(),
             hash_on: backend.hash_on.as_ref().map(RawKey::from),
             slow_start: backend.slow_start.map_or(0.0, |time| time.as_secs_f64()),
-            resilience: backend.resilience.as_ref().map(RawResilience::from),
+            resilience: backend.resilience.as_deref().map(RawResilience::from),
         }
     }
 }

@@ -130,7 +130,8 @@ impl TryFrom<RawRule> for Rule {
             (Some(route), true, None) => Body::Route(Box::new(route.try_into()?)),
             (None, true, Some(check)) => Body::HealthCheck(check.try_into()?),
             (None, false, None) => {
-                Body::Actions(raw.actions.into_iter().map(Action::try_from).collect::<Result<Vec<_>, _>>()?)
+                let actions = raw.actions.into_iter().map(Action::try_from);
+                Body::Actions(fitting(actions.collect::<Result<Vec<_>, _>>()?))
             }
             (Some(_), false, _) => {
                 return Err(BadRule::new("route", "a rule has a route or actions, not both"));
@@ -145,7 +146,7 @@ impl TryFrom<RawRule> for Rule {
             return Err(BadRule::new("match", "of a health check takes nothing but a source"));
         }
         let id = RuleId::new(raw.id).ok_or_else(|| BadRule::new("id", "is empty"))?;
-        Ok(Self { id, priority: raw.priority, tags: raw.tags, destination, matching, body })
+        Ok(Self { id, priority: raw.priority, tags: fitting(raw.tags), destination, matching, body })
     }
 }
 
@@ -168,6 +169,12 @@ impl From<Rule> for RawRule {
     fn from(rule: Rule) -> Self {
         Self::from(&rule)
     }
+}
+
+/// The same list without room for more. Rules are kept by the ten thousand, and decoding makes room for four of everything.
+pub(crate) fn fitting<T>(mut list: Vec<T>) -> Vec<T> {
+    list.shrink_to_fit();
+    list
 }
 
 /// Refuses duplicates.

@@ -3,7 +3,7 @@
 
 use semver::{Version, VersionReq};
 
-use crate::rule::{BadRule, distinct};
+use crate::rule::{BadRule, distinct, fitting};
 
 /// One tag of a backend or of a source, ready to compare.
 ///
@@ -61,7 +61,7 @@ pub(crate) fn check_tags(field: &'static str, tags: Vec<String>) -> Result<Vec<S
     for tag in &tags {
         TagTest::new(tag).map_err(|error| BadRule::new(field, format!("`{tag}` is no range: {error}")))?;
     }
-    Ok(tags)
+    Ok(fitting(tags))
 }
 
 #[cfg(test)]

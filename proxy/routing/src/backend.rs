@@ -138,7 +138,7 @@ impl<A: Attach> Backend<A> {
         let mut tags = written.tags.clone();
         tags.sort_unstable();
         let label = tags.join(",");
-        let resilience = written.resilience.unwrap_or_default();
+        let resilience = written.resilience.as_deref().copied().unwrap_or_default();
         let dst = if label.is_empty() { service.to_string() } else { format!("{service}:{label}") };
         let tests: Vec<_> =
             tags.iter().map(|tag| TagTest::new(tag).expect("a Backend has checked its tags")).collect();

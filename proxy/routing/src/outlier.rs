@@ -109,7 +109,7 @@ mod tests {
             r#"{{"id":"r","destination":"d","route":{{"backends":[{{"tags":["a"],"resilience":{{"success_rate":{json}}}}}]}}}}"#
         );
         let rule: control_api::Rule = serde_json::from_str(&rule).unwrap();
-        rule.route().unwrap().backends[0].resilience.unwrap().success_rate.unwrap()
+        rule.route().unwrap().backends[0].resilience.as_deref().unwrap().success_rate.unwrap()
     }
 
     fn tally(requests: u64, failures: u64) -> Tally {

@@ -42,7 +42,9 @@ mod tests {
         let rule = json!({"id": "r", "destination": "d", "route": {"redirect": redirect, "uri": uri}});
         let rule: Rule = serde_json::from_value(rule).unwrap();
         let route = rule.route().unwrap();
-        let Some(control_api::Answer::Redirect(redirect)) = &route.answer else { panic!("no redirect") };
+        let Some(control_api::Answer::Redirect(redirect)) = route.answer.as_deref() else {
+            panic!("no redirect")
+        };
         let headers = HeaderMap::new();
         let head = RequestHead { method: "GET", path, query, authority, headers: &headers };
         let capture = route.uri.as_ref().map(Capture::new);

@@ -202,12 +202,12 @@ impl RouteRule {
 
     /// What it answers instead of calling an instance.
     pub fn answer(&self) -> Option<&Answer> {
-        self.written()?.answer.as_ref()
+        self.written()?.answer.as_deref()
     }
 
     /// What it does to the headers that pass.
     pub fn headers(&self) -> Option<&HeaderEdits> {
-        self.written()?.headers.as_ref()
+        self.written()?.headers.as_deref()
     }
 
     /// What ties a client to one of its backends.
@@ -217,17 +217,17 @@ impl RouteRule {
 
     /// When it is tried again, beyond how often.
     pub fn retries(&self) -> Option<&Retries> {
-        self.written()?.retry.as_ref()
+        self.written()?.retry.as_deref()
     }
 
     /// How many requests may come; the key of one is [`Decision::limit_key`](crate::Decision::limit_key).
     pub fn rate_limit(&self) -> Option<&RateLimit> {
-        self.written()?.rate_limit.as_ref()
+        self.written()?.rate_limit.as_deref()
     }
 
     /// Of how many requests somebody gets a copy; who it is [`Decision::mirror`](crate::Decision::mirror) says.
     pub(crate) fn mirror(&self) -> Option<(&Mirror, u32)> {
-        self.written()?.mirror.as_ref().zip(self.mirror)
+        self.written()?.mirror.as_deref().zip(self.mirror)
     }
 
     fn written(&self) -> Option<&Route> {
@@ -250,7 +250,7 @@ impl RouteRule {
                 .uri
                 .as_ref()
                 .map(Capture::new)
-                .or(route.edge.as_ref().map(Capture::of_edge))
+                .or(route.edge.as_deref().map(Capture::of_edge))
                 .map(Box::new),
             mirror: route.mirror.as_ref().map(|_| (first + route.backends.len()) as u32),
         }

@@ -423,7 +423,8 @@ fn only_backends_that_compare_their_instances_count_what_these_answer() {
     let rule: Rule = serde_json::from_value(serde_json::json!({"id": "r", "destination": "s", "route":
         {"backends": [{"tags": ["v1"], "resilience": {"success_rate": {}, "detection_interval": 1}}]}}))
     .unwrap();
-    let comparing = world.backend("r", rule.route().unwrap().backends[0].resilience.unwrap());
+    let comparing =
+        world.backend("r", rule.route().unwrap().backends[0].resilience.as_deref().copied().unwrap());
     let other = world.backend("other", Resilience::default());
     for backend in [&comparing, &other] {
         endpoint.succeeded(backend.limits());

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -145,7 +145,7 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "Status::is_empty")]
     pub status: Status,
     /// Labels that rules select by; order and duplicates are kept.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "fitting", skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// Opaque to us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +153,13 @@ pub struct Instance {
     /// RFC 3339; present in lists, absent in watches: a renewal is not a change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_heartbeat: Option<String>,
+}
+
+/// A list without room for more: instances are kept by the hundred thousand, and decoding makes room for four tags.
+fn fitting<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let mut list = Vec::deserialize(from)?;
+    list.shrink_to_fit();
+    Ok(list)
 }
 
 fn is_zero(number: &u32) -> bool {
