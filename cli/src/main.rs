@@ -28,8 +28,7 @@ use crate::layers::Unparsed;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let argv = argv::normalise(std::env::args_os().collect(), &verbs::program());
-    match verbs::run(&argv) {
+    match verbs::run(std::env::args_os().collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Unparsed::Refused(failure)) => {
             output::complain(&failure.line);

@@ -12,7 +12,7 @@ use registry_api::setting::BadSetting;
 
 use crate::config_file::{FileKeys, FileLists};
 use crate::exit::{BAD_COMMAND_LINE, Failure};
-use crate::layers::{self, Unparsed};
+use crate::layers::{self, Origins, Unparsed};
 use crate::logging::{self, Level, LogFormat};
 use crate::output;
 
@@ -29,7 +29,7 @@ pub(crate) trait Role {
     /// What in the file may be a list of mappings.
     const FILE_LISTS: FileLists = &[];
     /// The flags.
-    type Settings: Args;
+    type Settings: Args + 'static;
 
     /// Runs until the process is told to end.
     fn run(settings: Self::Settings) -> Result<(), NotStarted>;
@@ -89,25 +89,39 @@ pub(crate) fn command<R: Role>() -> Command {
     RoleArgs::<R::Settings>::augment_args(Command::new(R::NAME)).about(R::ABOUT).after_help(R::HELP)
 }
 
-/// Runs a role to its end.
-pub(crate) fn start<R: Role>(program: &Command, argv: &[OsString]) -> Result<(), Unparsed> {
+/// A role and its settings.
+pub(crate) struct Ready<R: Role> {
+    args: RoleArgs<R::Settings>,
+    origins: Origins,
+}
+
+/// Reads the settings of a role.
+pub(crate) fn read<R: Role>(program: &Command, argv: &[OsString]) -> Result<Ready<R>, Unparsed> {
     let layers = layers::parse(program, R::NAME, argv, R::FILE_KEYS, R::FILE_LISTS)?;
     let args = RoleArgs::<R::Settings>::from_arg_matches(&layers.matches)
         .map_err(|error| Unparsed::Clap(Box::new(error), BAD_COMMAND_LINE))?;
-    if args.program.show_settings {
-        return output::raw(&layers.origins.listing()).map_err(Unparsed::Refused);
-    }
-    let _written = logging::start(args.program.log_level, args.program.log_format);
-    raise_open_files();
-    if args.program.until_stdin_closes {
-        end_with_parent();
-    }
-    R::run(args.settings).map_err(|error| {
-        Unparsed::Refused(match error {
-            NotStarted::Setting(bad) => layers.origins.refusal(bad.setting, &bad.problem),
-            NotStarted::Machine(problem) => Failure::new(format!("a8 {}: {problem}", R::NAME)),
+    Ok(Ready { args, origins: layers.origins })
+}
+
+impl<R: Role> Ready<R> {
+    /// Runs it to its end.
+    pub(crate) fn run(self) -> Result<(), Unparsed> {
+        let Self { args, origins } = self;
+        if args.program.show_settings {
+            return output::raw(&origins.listing()).map_err(Unparsed::Refused);
+        }
+        let _written = logging::start(args.program.log_level, args.program.log_format);
+        raise_open_files();
+        if args.program.until_stdin_closes {
+            end_with_parent();
+        }
+        R::run(args.settings).map_err(|error| {
+            Unparsed::Refused(match error {
+                NotStarted::Setting(bad) => origins.refusal(bad.setting, &bad.problem),
+                NotStarted::Machine(problem) => Failure::new(format!("a8 {}: {problem}", R::NAME)),
+            })
         })
-    })
+    }
 }
 
 /// Prints where the role listens; whoever started it waits for this line.

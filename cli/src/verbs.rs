@@ -7,7 +7,7 @@ use clap::{Command, FromArgMatches, Subcommand};
 use crate::argv;
 use crate::exit::{BAD_COMMAND_LINE, FAILED, Failure, STATUSES_HELP};
 use crate::layers::Unparsed;
-use crate::role;
+use crate::role::{self, Role};
 
 mod completions;
 #[cfg(feature = "control")]
@@ -50,13 +50,66 @@ enum Verb {
     Completions(completions::CompletionsVerb),
 }
 
-/// The whole command line as this build offers it.
-pub(crate) fn program() -> Command {
-    let program = Command::new("a8")
+/// What a command line asks for.
+type Work = Box<dyn FnOnce() -> Result<(), Unparsed>>;
+
+/// Performs what a command line asks for.
+pub(crate) fn run(argv: Vec<OsString>) -> Result<(), Unparsed> {
+    // Nothing of what it took to read the command line is held while a role runs.
+    let work = read(argv)?;
+    work()
+}
+
+fn read(argv: Vec<OsString>) -> Result<Work, Unparsed> {
+    if let Some(work) = of_role(&argv) {
+        return work;
+    }
+    let program = program();
+    let argv = argv::normalise(argv, &program);
+    // The verb of a role may have stood behind options.
+    of_role(&argv).unwrap_or_else(|| {
+        let is_known = argv::verb(&argv, &program).is_some();
+        let usage_status = if is_known { FAILED } else { BAD_COMMAND_LINE };
+        Ok(Box::new(move || operator(program, &argv, usage_status)))
+    })
+}
+
+/// `None` for an operator's verb, and for none.
+fn of_role(argv: &[OsString]) -> Option<Result<Work, Unparsed>> {
+    Some(match argv.get(1)?.to_str()? {
+        #[cfg(feature = "registry")]
+        "registry" => read_role::<registry::Registry>(argv),
+        #[cfg(feature = "control")]
+        "control" => read_role::<control::Control>(argv),
+        #[cfg(feature = "proxy")]
+        "proxy" => read_role::<proxy::Proxy>(argv),
+        #[cfg(feature = "up")]
+        "up" => read_role::<crate::up::Up>(argv),
+        #[cfg(feature = "up")]
+        "demo" => read_role::<crate::bookinfo::Demo>(argv),
+        _ => return None,
+    })
+}
+
+/// Knows no other verb: what runs for long would pay for the texts of all of them.
+fn read_role<R: Role + 'static>(argv: &[OsString]) -> Result<Work, Unparsed> {
+    let program = bare().subcommand(role::command::<R>());
+    let argv = argv::normalise(argv.to_vec(), &program);
+    let ready = role::read::<R>(&program, &argv)?;
+    Ok(Box::new(|| ready.run()))
+}
+
+fn bare() -> Command {
+    Command::new("a8")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A microservices fabric in one program: registry, control and proxy")
         .subcommand_required(true)
-        .arg_required_else_help(true);
+        .arg_required_else_help(true)
+}
+
+/// The whole command line as this build offers it.
+fn program() -> Command {
+    let program = bare();
     #[cfg(feature = "registry")]
     let program = program.subcommand(role::command::<registry::Registry>());
     #[cfg(feature = "control")]
@@ -68,24 +121,6 @@ pub(crate) fn program() -> Command {
         .subcommand(role::command::<crate::up::Up>())
         .subcommand(role::command::<crate::bookinfo::Demo>().hide(true));
     Verb::augment_subcommands(program)
-}
-
-/// Performs what a normalised command line asks for.
-pub(crate) fn run(argv: &[OsString]) -> Result<(), Unparsed> {
-    let program = program();
-    match argv::verb(argv, &program) {
-        #[cfg(feature = "registry")]
-        Some("registry") => role::start::<registry::Registry>(&program, argv),
-        #[cfg(feature = "control")]
-        Some("control") => role::start::<control::Control>(&program, argv),
-        #[cfg(feature = "proxy")]
-        Some("proxy") => role::start::<proxy::Proxy>(&program, argv),
-        #[cfg(feature = "up")]
-        Some("up") => role::start::<crate::up::Up>(&program, argv),
-        #[cfg(feature = "up")]
-        Some("demo") => role::start::<crate::bookinfo::Demo>(&program, argv),
-        verb => operator(program.clone(), argv, if verb.is_some() { FAILED } else { BAD_COMMAND_LINE }),
-    }
 }
 
 fn operator(program: Command, argv: &[OsString], usage_status: u8) -> Result<(), Unparsed> {
