@@ -25,6 +25,8 @@ impl Shard {
         let (serving, served) = oneshot::channel::<()>();
         let (end, told) = oneshot::channel();
         let (running, ended) = mpsc::channel::<()>();
+        // Moved by its address: copies of all that is served would stay on the stack of the thread.
+        let serve = Box::pin(serve);
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             runtime.block_on(async {
                 let serve = async {
