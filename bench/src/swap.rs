@@ -131,6 +131,7 @@ fn under_swaps(
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let publisher = scope.spawn(|| {
+            cpu::stand_back();
             let started = clock::now();
             let mut published = 0_u32;
             while !stop.load(Ordering::SeqCst) {
