@@ -459,3 +459,42 @@ impl Line<'_> {
 fn digit(number: u32) -> u8 {
     b'0' + (number % 10) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_told_apart_at_every_place() {
+        for len in 1..=25 {
+            for at in 0..len {
+                for byte in 0..=u8::MAX {
+                    let mut bytes = vec![b'~'; len];
+                    bytes[at] = byte;
+                    let plain = (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
+                    assert_eq!(is_plain(&bytes), plain, "{byte} at {at} of {len}");
+                }
+            }
+        }
+        assert!(is_plain(b""));
+    }
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for address in ["0.0.0.0:0", "255.255.255.255:65535", "10.0.100.9:80", "127.0.0.1:10203", "[::1]:80"]
+        {
+            let mut text = Vec::new();
+            Line(&mut text).address(address.parse().unwrap());
+            assert_eq!(String::from_utf8(text).unwrap(), address);
+        }
+    }
+
+    #[test]
+    fn milliseconds_keep_their_leading_zeros_within_a_second_only() {
+        for millis in [0, 7, 999, 1_000, 1_007, 59_070, 1_795_316_160_008] {
+            let mut text = Vec::new();
+            Line(&mut text).millis_since_1970(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+            assert_eq!(String::from_utf8(text).unwrap(), millis.to_string());
+        }
+    }
+}
