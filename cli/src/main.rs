@@ -1,6 +1,7 @@
 //! The program `a8`: three roles, a demonstration, and the operator's verbs. Here it is only decided which
 //! verb runs and how the process ends.
 
+mod allocator;
 mod argv;
 #[cfg(feature = "up")]
 mod bookinfo;
@@ -23,9 +24,6 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 
 use crate::layers::Unparsed;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match verbs::run(std::env::args_os().collect()) {

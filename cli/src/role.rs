@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, FromArgMatches};
 use registry_api::setting::BadSetting;
 
+use crate::allocator;
 use crate::config_file::{FileKeys, FileLists};
 use crate::exit::{BAD_COMMAND_LINE, Failure};
 use crate::layers::{self, Origins, Unparsed};
@@ -112,6 +113,7 @@ impl<R: Role> Ready<R> {
         }
         let _written = logging::start(args.program.log_level, args.program.log_format);
         raise_open_files();
+        allocator::look_after();
         if args.program.until_stdin_closes {
             end_with_parent();
         }
